@@ -1,0 +1,15 @@
+// Package ecowatt holds the words that every part of EcoWatt shares: device
+// names, points, raw values, samples and blocks of samples. It does no I/O and
+// knows no clock.
+//
+// A device is the agent on a gateway. It reads one or more inverters; each has
+// points (named measurements, "vac1"), each point has a unit and a decimal
+// exponent, and a reading of it is the raw integer of the inverter's register.
+// Raw integers are carried unchanged from the register to the chart; only who
+// shows them to a person scales them (see Decimal).
+package ecowatt
+
+// Version is the version of the programs of this repository, as in
+// "ecowatt 0.1.0". It is shown to people and reported in inventories; nothing
+// is decided by it.
+const Version = "0.1.0"
