@@ -41,10 +41,9 @@ func FuzzParseRecord(f *testing.F) {
 }
 
 func TestPause(t *testing.T) {
-	want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60}
-	for i, w := range want {
-		if got := Pause(i + 1); got != w*time.Second {
-			t.Errorf("Pause(%d) = %v, want %v", i+1, got, w*time.Second)
+	for i, want := range []float64{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+		if got := Pause(i + 1).Seconds(); got != want {
+			t.Errorf("Pause(%d) = %v s, want %v s", i+1, got, want)
 		}
 	}
 	if got := Pause(1 << 30); got != LongPause {

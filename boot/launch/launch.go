@@ -58,7 +58,7 @@ func Run(ctx context.Context, o Options) error {
 			return fmt.Errorf("slot %s holds no agent: %w", record.Active, err)
 		}
 		started := time.Now()
-		err = once(ctx, program, o)
+		reason := once(ctx, program, o)
 		if ctx.Err() != nil {
 			o.Logger.Info("agent stopped", "slot", record.Active)
 			return nil
@@ -66,7 +66,7 @@ func Run(ctx context.Context, o Options) error {
 		ran := time.Since(started)
 		quick = boot.Quick(quick, ran)
 		pause := o.Pause(quick)
-		o.Logger.Warn("agent ended, will be started again", "slot", record.Active, "reason", reason(err), "ran", ran.Round(time.Millisecond), "pause", pause)
+		o.Logger.Warn("agent ended, will be started again", "slot", record.Active, "reason", reason, "ran", ran.Round(time.Millisecond), "pause", pause)
 		if !wait(ctx, pause) {
 			return nil
 		}
@@ -82,7 +82,7 @@ func readRecord(dir string) (boot.Record, error) {
 	if err != nil {
 		return boot.Record{}, fmt.Errorf("reading the boot record: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, boot.MaxRecordSize+1))
 	if err != nil {
 		return boot.Record{}, fmt.Errorf("reading the boot record: %w", err)
@@ -94,8 +94,9 @@ func readRecord(dir string) (boot.Record, error) {
 	return record, nil
 }
 
-// once runs the program until it ends, or until ctx ends and the program with it.
-func once(ctx context.Context, program string, o Options) error {
+// once runs the program until it ends, or until ctx ends and the program with
+// it, and tells why it ended.
+func once(ctx context.Context, program string, o Options) string {
 	// The parent-death signal is tied to the thread that starts the program,
 	// so this thread has to stay until the program has ended: prctl(2),
 	// PR_SET_PDEATHSIG.
@@ -107,17 +108,13 @@ func once(ctx context.Context, program string, o Options) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = Grace
 	if err := cmd.Start(); err != nil {
-		return err
+		return err.Error()
 	}
 	o.Logger.Info("agent started", "program", program, "pid", cmd.Process.Pid)
-	return cmd.Wait()
-}
-
-func reason(err error) string {
-	if err == nil {
-		return "exit status 0"
+	if err := cmd.Wait(); err != nil {
+		return err.Error()
 	}
-	return err.Error()
+	return "exit status 0"
 }
 
 func wait(ctx context.Context, d time.Duration) bool {
