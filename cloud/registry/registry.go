@@ -17,6 +17,14 @@ var (
 	ErrNotFound = errors.New("no such device")
 )
 
+// InvalidError says which field of a request is wrong, and how.
+type InvalidError struct {
+	Field   string // as named in JSON: "device_id", "group", "cloud_url"
+	Problem string // for people, lower-case
+}
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Problem }
+
 // Device is what the cloud knows of a device, without its keys.
 type Device struct {
 	ID        ecowatt.DeviceID
@@ -62,4 +70,32 @@ type Filter struct {
 	Group string           // only those of this group; empty for all
 	After ecowatt.DeviceID // only those with a greater id
 	Limit int              // at most so many, 0 for the store's limit (1,000)
+}
+
+// Report is what one accepted exchange says of the device itself. It becomes
+// what is known of the device in the transaction that accepts the exchange.
+type Report struct {
+	At        time.Time  // when the exchange was accepted; becomes LastSeen
+	Firmware  *Firmware  // nil when the device did not say
+	Inventory *Inventory // nil when the device did not say
+}
+
+// Change is what people may change of a device. A nil field stays as it is.
+type Change struct {
+	Group    *string
+	Notes    *string
+	Disabled *bool // true also ends every session of the device, in the same transaction
+}
+
+// Check says what of the change is not allowed, as an *InvalidError.
+func (c Change) Check() error {
+	if c.Group != nil {
+		if err := checkGroup(*c.Group); err != nil {
+			return err
+		}
+	}
+	if c.Notes != nil {
+		return checkNotes(*c.Notes)
+	}
+	return nil
 }
