@@ -146,3 +146,35 @@ func (k Token) Hash() [sha256.Size]byte { return sha256.Sum256(k.bytes()) }
 
 // Equal compares in constant time.
 func (k Token) Equal(o Token) bool { return k.equal(o.secret) }
+
+// Content is the key that the image of a release is encrypted with. Every
+// device of the fleet gets it: it hides the image from others, and proves
+// nothing of who made it.
+type Content struct{ secret[contentRole] }
+
+type contentRole struct{}
+
+func (contentRole) role() string { return "Content" }
+
+// NewContent draws a key from random, which must be a cryptographic source.
+func NewContent(random io.Reader) (Content, error) {
+	s, err := draw[contentRole](random, Size)
+	return Content{s}, err
+}
+
+// ContentFromBytes copies b: ErrLength unless it is 32 bytes, ErrWeak when they
+// are all zero.
+func ContentFromBytes(b []byte) (Content, error) {
+	s, err := load[contentRole](b, Size)
+	return Content{s}, err
+}
+
+// Secret returns a copy of the key; the caller clears it. Zeros when there is
+// no key.
+func (k Content) Secret() (b [Size]byte) {
+	copy(b[:], k.bytes())
+	return b
+}
+
+// Equal compares in constant time.
+func (k Content) Equal(o Content) bool { return k.equal(o.secret) }

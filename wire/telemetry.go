@@ -1,0 +1,161 @@
+package wire
+
+import (
+	"fmt"
+	"math"
+
+	"ecowatt"
+)
+
+// CodecPlain is the codec whose data are plain lists (section 6).
+const CodecPlain = 0
+
+// TelemetryBlock is the body of a telemetry block (section 6).
+type TelemetryBlock struct {
+	Inverter string
+	Points   []string
+	T0       int64    // ms since 1970, from which the times in Data count; 0 where Boot is set
+	Codec    uint64   // of Data
+	Count    uint64   // samples
+	Data     []byte   // one CBOR item, in the way of the codec
+	Boot     *Instant // the time of t0, where the clock was not known yet; else nil
+}
+
+// EncodeTelemetry returns the body of a message of KindTelemetry.
+func EncodeTelemetry(b TelemetryBlock) ([]byte, error) {
+	w := &writer{}
+	t := w.table()
+	t.key(1).text(b.Inverter)
+	t.key(2).texts(b.Points)
+	t.key(3).time(b.T0)
+	t.key(4).uint(b.Codec)
+	t.key(5).uint(b.Count)
+	t.key(6).raw(b.Data)
+	if b.Boot != nil {
+		t.key(7).instant(*b.Boot)
+	}
+	return w.done()
+}
+
+// DecodeTelemetry reads the body of a message of KindTelemetry. Data is a part
+// of body and not looked into. The error wraps ErrSchema.
+func DecodeTelemetry(body []byte) (TelemetryBlock, error) {
+	var b TelemetryBlock
+	r := &reader{b: body}
+	seen := r.table(set(1, 2, 4, 5, 6), func(k uint64) bool {
+		switch k {
+		case 1:
+			b.Inverter = r.text()
+		case 2:
+			r.list(func() { b.Points = append(b.Points, r.text()) })
+		case 3:
+			b.T0 = r.time()
+		case 4:
+			b.Codec = r.uint()
+		case 5:
+			b.Count = r.uint()
+		case 6:
+			b.Data = r.raw()
+		case 7:
+			i := r.instant()
+			b.Boot = &i
+		default:
+			return false
+		}
+		return true
+	})
+	if !seen.has(3) && !seen.has(7) {
+		r.fail("neither t0 nor the time since boot")
+	}
+	r.end()
+	if r.err != nil {
+		return TelemetryBlock{}, fmt.Errorf("reading a telemetry block: %w", r.err)
+	}
+	return b, nil
+}
+
+// PlainBlock packs a block with codec 0. The times of its samples are ms
+// since 1970 where boot is nil, else ms since that boot; they must not go back.
+func PlainBlock(b ecowatt.Block, boot *BootID) (TelemetryBlock, error) {
+	if len(b.Samples) == 0 {
+		return TelemetryBlock{}, fmt.Errorf("packing a block: %w: no samples", ErrSchema)
+	}
+	t0 := b.Samples[0].At
+	t := TelemetryBlock{Inverter: b.Inverter, Points: b.Points, T0: t0, Codec: CodecPlain, Count: uint64(len(b.Samples))}
+	if boot != nil {
+		t.T0, t.Boot = 0, &Instant{Boot: *boot, Mono: t0}
+	}
+	w := &writer{}
+	w.array(1 + len(b.Points))
+	w.array(len(b.Samples))
+	last := t0
+	for _, s := range b.Samples {
+		if s.At < last || len(s.Values) != len(b.Points) {
+			return TelemetryBlock{}, fmt.Errorf("packing a block: %w: a sample is out of order or has not one value per point", ErrSchema)
+		}
+		last = s.At
+		w.time(s.At - t0)
+	}
+	for p := range b.Points {
+		w.array(len(b.Samples))
+		for _, s := range b.Samples {
+			if v := s.Values[p]; v.Valid {
+				w.int(v.Raw)
+			} else {
+				w.null()
+			}
+		}
+	}
+	data, err := w.done()
+	t.Data = data
+	return t, err
+}
+
+// Plain unpacks a block of codec 0. The times of its samples are ms since 1970,
+// or ms since boot where Boot is set. The error wraps ErrSchema.
+func (b TelemetryBlock) Plain() (ecowatt.Block, error) {
+	t0 := b.T0
+	if b.Boot != nil {
+		t0 = b.Boot.Mono
+	}
+	out := ecowatt.Block{Inverter: b.Inverter, Points: b.Points}
+	r := &reader{b: b.Data}
+	if b.Codec != CodecPlain {
+		r.fail("codec %d is not plain", b.Codec)
+	}
+	r.tuple(1+len(b.Points), func() {
+		r.list(func() {
+			at := r.time()
+			if at > math.MaxInt64-t0 {
+				r.fail("a time out of range")
+			}
+			out.Samples = append(out.Samples, ecowatt.Sample{At: t0 + at})
+		})
+		n := len(out.Samples) * len(b.Points) // both at most maxArray
+		if n > len(r.b)-r.pos {
+			r.fail("a length beyond the end")
+			return
+		}
+		values := make([]ecowatt.Value, n)
+		for i := range out.Samples {
+			out.Samples[i].Values, values = values[:len(b.Points):len(b.Points)], values[len(b.Points):]
+		}
+		for p := range b.Points {
+			r.tuple(len(out.Samples), func() {
+				for i := range out.Samples {
+					if !r.null() {
+						out.Samples[i].Values[p] = ecowatt.Known(r.int())
+					}
+				}
+			})
+		}
+	})
+	if r.err == nil && uint64(len(out.Samples)) != b.Count {
+		r.fail("not as many samples as announced")
+	}
+	r.end()
+	if r.err != nil {
+		return ecowatt.Block{}, fmt.Errorf("unpacking a block: %w", r.err)
+	}
+	return out, nil
+}
