@@ -485,7 +485,7 @@ func toHalf(x float64) (uint16, bool) {
 	if exponent > 16 || exponent < -23 || math.IsNaN(x) || math.IsInf(x, 0) {
 		return 0, false
 	}
-	bits := uint16(0)
+	var bits uint16
 	if exponent >= -13 { // normal: 1.f × 2^(exponent−1)
 		scaled := math.Ldexp(fraction, 11)
 		bits = uint16(scaled) - 1024 + uint16(exponent+14)<<10

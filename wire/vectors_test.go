@@ -70,7 +70,7 @@ func TestVectorHeaders(t *testing.T) {
 			if err != nil || got != want || got.KeyID() != key.ID(c.PSKID) || got.Epoch() != key.Epoch(c.Epoch) {
 				t.Errorf("%s: %v: %+v, %v", c.Name, typ, got, err)
 			}
-			if diff := cmp.Diff([]byte(msg[:HeaderSize]), want.Append(nil)); diff != "" {
+			if diff := cmp.Diff(msg[:HeaderSize], want.Append(nil)); diff != "" {
 				t.Errorf("%s: %v (-want +got):\n%s", c.Name, typ, diff)
 			}
 		}
@@ -81,7 +81,7 @@ func TestVectorHeaders(t *testing.T) {
 				if err != nil || got != want || got.Session() != SessionID(c.SID) || got.Sequence() != Sequence(r.Sequence) {
 					t.Errorf("%s: %v: %+v, %v", c.Name, typ, got, err)
 				}
-				if diff := cmp.Diff([]byte(msg[:HeaderSize]), want.Append(nil)); diff != "" {
+				if diff := cmp.Diff(msg[:HeaderSize], want.Append(nil)); diff != "" {
 					t.Errorf("%s: %v (-want +got):\n%s", c.Name, typ, diff)
 				}
 			}
