@@ -323,7 +323,11 @@ func (r *reader) skip() {
 		return
 	}
 	switch major {
-	case majorUint, majorNint:
+	case majorUint:
+	case majorNint:
+		if n > math.MaxInt64 {
+			r.fail("an integer out of range")
+		}
 	case majorBytes:
 		r.take(n)
 	case majorText:

@@ -119,22 +119,24 @@ func vectorBodies(epoch uint32) ([]Request, []Answer) {
 	if err != nil {
 		panic(err)
 	}
-	return []Request{
-			{At: Instant{boot, 1234}, MaxAnswer: 16 << 10},
-			{
-				At: Instant{boot, 901234}, Wall: &Wall{1_790_000_900_000, 40},
-				Messages: []Message{{ID: id, Kind: KindTelemetry, Body: body}},
-				Epochs:   &Epochs{Active: key.Epoch(epoch)},
-			},
-			{At: Instant{boot, 0}},
-		}, []Answer{
-			{ServerTime: 1_790_000_000_500, NextSlot: 15 * time.Minute},
-			{
-				ServerTime: 1_790_000_900_020, Results: []Result{{ID: id, Status: Stored}},
-				Config: &ConfigUpdate{Revision: 3, Parameters: map[string]any{"sampling_interval": int64(5)}}, NextSlot: 15 * time.Minute,
-			},
-			{ServerTime: 0},
-		}
+	requests := []Request{
+		{At: Instant{boot, 1234}, MaxAnswer: 16 << 10},
+		{
+			At: Instant{boot, 901234}, Wall: &Wall{1_790_000_900_000, 40},
+			Messages: []Message{{ID: id, Kind: KindTelemetry, Body: body}},
+			Epochs:   &Epochs{Active: key.Epoch(epoch)},
+		},
+		{At: Instant{boot, 0}},
+	}
+	answers := []Answer{
+		{ServerTime: 1_790_000_000_500, NextSlot: 15 * time.Minute},
+		{
+			ServerTime: 1_790_000_900_020, Results: []Result{{ID: id, Status: Stored}},
+			Config: &ConfigUpdate{Revision: 3, Parameters: map[string]any{"sampling_interval": int64(5)}}, NextSlot: 15 * time.Minute,
+		},
+		{ServerTime: 0},
+	}
+	return requests, answers
 }
 
 func TestVectorBodies(t *testing.T) {
