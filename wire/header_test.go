@@ -280,3 +280,20 @@ func FuzzError(f *testing.F) {
 		}
 	})
 }
+
+func TestBootIDAsText(t *testing.T) {
+	id := BootID{0xb0, 7}
+	text, err := id.MarshalText()
+	if err != nil || string(text) != "b0070000000000000000000000000000" {
+		t.Errorf("%s, %v", text, err)
+	}
+	var back BootID
+	if err := back.UnmarshalText(text); err != nil || back != id {
+		t.Errorf("%v, %v", back, err)
+	}
+	for _, bad := range []string{"", "b007", "zz" + string(text[2:]), string(text) + "00"} {
+		if err := back.UnmarshalText([]byte(bad)); err == nil || back != id {
+			t.Errorf("%q: %v, %v", bad, back, err)
+		}
+	}
+}

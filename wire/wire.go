@@ -9,6 +9,7 @@ package wire
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -76,6 +77,22 @@ type Sequence uint64
 
 // BootID names one start of a device; times since boot are relative to it.
 type BootID [16]byte
+
+// String returns 32 hexadecimal digits.
+func (id BootID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText is String.
+func (id BootID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads 32 hexadecimal digits.
+func (id *BootID) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(string(text))
+	if err != nil || len(b) != len(id) {
+		return fmt.Errorf("a boot id has %d hexadecimal digits", 2*len(id))
+	}
+	*id = BootID(b)
+	return nil
+}
 
 // MessageID names a message for ever: the same id is the same bytes.
 type MessageID [16]byte
