@@ -49,7 +49,11 @@ func all(t *testing.T) map[string]hidden {
 	if err := errors.Join(err, err2, err3, err4, err5); err != nil {
 		t.Fatal(err)
 	}
-	return map[string]hidden{"Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
+	content, err := ContentFromBytes([]byte(pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]hidden{"Content": content, "Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
 }
 
 func TestNothingPrintsAKey(t *testing.T) {
@@ -107,6 +111,7 @@ func TestNothingMarshalsAKey(t *testing.T) {
 	for name, k := range all(t) {
 		marshal := map[string]func() error{
 			"json":   func() error { _, err := json.Marshal(map[string]any{"k": k}); return err },
+			"JSON":   func() error { _, err := k.MarshalJSON(); return err },
 			"xml":    func() error { return xml.NewEncoder(io.Discard).Encode(k) },
 			"gob":    func() error { return gob.NewEncoder(io.Discard).Encode(k) },
 			"text":   func() error { _, err := k.MarshalText(); return err },
@@ -116,8 +121,8 @@ func TestNothingMarshalsAKey(t *testing.T) {
 		}
 		for how, f := range marshal {
 			err := f()
-			if err == nil {
-				t.Errorf("%s was marshalled as %s", name, how)
+			if !errors.Is(err, ErrSecret) {
+				t.Errorf("%s was marshalled as %s, or not for the right reason: %v", name, how, err)
 			} else if strings.Contains(err.Error(), "SECRETS") {
 				t.Errorf("%s: the error of %s shows the key", name, how)
 			}
@@ -128,17 +133,18 @@ func TestNothingMarshalsAKey(t *testing.T) {
 // TestKeysDoNotCompareWithOperators compiles k == k for every role and wants
 // the compiler to refuse it.
 func TestKeysDoNotCompareWithOperators(t *testing.T) {
+	fset := token.NewFileSet()
+	imports := importer.ForCompiler(fset, "source", nil)
 	check := func(expression string) error {
-		fset := token.NewFileSet()
 		file, err := parser.ParseFile(fset, "x.go", "package x\nimport \"ecowatt/key\"\nvar a, b "+expression+"\nvar _ = a == b\n", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := types.Config{Importer: importer.ForCompiler(fset, "source", nil)}
+		c := types.Config{Importer: imports}
 		_, err = c.Check("x", fset, []*ast.File{file}, nil)
 		return err
 	}
-	for _, role := range []string{"Device", "PSK", "Session", "KEK", "Token"} {
+	for _, role := range []string{"Device", "PSK", "Session", "KEK", "Token", "Content"} {
 		if err := check("key." + role); err == nil || !strings.Contains(err.Error(), "cannot compare") && !strings.Contains(err.Error(), "cannot be compared") {
 			t.Errorf("key.%s == key.%s: %v; want a compile error", role, role, err)
 		}
