@@ -195,8 +195,8 @@ func (r *reader) bool() bool {
 	return false
 }
 
-// enter begins an array or a map of n items that take at least least bytes each.
-func (r *reader) enter(n, most, least uint64) bool {
+// enter begins an array or a map of n elements or pairs.
+func (r *reader) enter(n, most uint64) bool {
 	if r.err != nil {
 		return false
 	}
@@ -206,8 +206,6 @@ func (r *reader) enter(n, most, least uint64) bool {
 		r.fail("nested deeper than %d", maxDepth)
 	case n > most:
 		r.fail("more than %d elements", most)
-	case n*least > uint64(len(r.b)-r.pos):
-		r.fail("a length beyond the end")
 	}
 	return r.err == nil
 }
@@ -217,7 +215,7 @@ func (r *reader) leave() { r.depth-- }
 // list reads an array of any length, calling element for each element.
 func (r *reader) list(element func()) {
 	n := r.want(majorArray, "an array")
-	if !r.enter(n, maxArray, 1) {
+	if !r.enter(n, maxArray) {
 		return
 	}
 	for i := uint64(0); i < n && r.err == nil; i++ {
@@ -232,7 +230,7 @@ func (r *reader) tuple(n int, elements func()) {
 	if r.err == nil && got != uint64(n) {
 		r.fail("an array of %d elements expected", n)
 	}
-	if !r.enter(got, maxArray, 1) {
+	if !r.enter(got, maxArray) {
 		return
 	}
 	elements()
@@ -250,7 +248,7 @@ func (s keys) has(k uint64) bool { return s>>k&1 == 1 }
 // be there.
 func (r *reader) table(required keys, known func(k uint64) bool) keys {
 	n := r.want(majorMap, "a map")
-	if !r.enter(n, maxMap, 2) {
+	if !r.enter(n, maxMap) {
 		return 0
 	}
 	var seen keys
@@ -288,7 +286,7 @@ func set(ks ...uint64) (s keys) {
 // dict reads a map with text keys, calling pair to read each value.
 func (r *reader) dict(pair func(key string)) {
 	n := r.want(majorMap, "a map")
-	if !r.enter(n, maxMap, 2) {
+	if !r.enter(n, maxMap) {
 		return
 	}
 	last := ""
@@ -335,7 +333,7 @@ func (r *reader) skip() {
 			r.fail("a text that is not UTF-8")
 		}
 	case majorArray:
-		if r.enter(n, maxArray, 1) {
+		if r.enter(n, maxArray) {
 			for i := uint64(0); i < n && r.err == nil; i++ {
 				r.skip()
 			}
@@ -352,7 +350,7 @@ func (r *reader) skip() {
 
 // skipMap passes the pairs of a map whose keys are integers or texts.
 func (r *reader) skipMap(n uint64) {
-	if !r.enter(n, maxMap, 2) {
+	if !r.enter(n, maxMap) {
 		return
 	}
 	var last []byte
