@@ -82,6 +82,12 @@ type FirmwareOffer struct {
 	RootUpdates [][]byte
 }
 
+// Failure says why a request that opened had no effect at all.
+type Failure struct {
+	Code Reason // ExchangeSchema, of those of section 10
+	Text string // for people; empty for none
+}
+
 // Answer is the body of an RSP (section 5).
 type Answer struct {
 	ServerTime int64 // ms since 1970
@@ -92,6 +98,7 @@ type Answer struct {
 	Firmware   *FirmwareOffer // nil for none
 	NextSlot   time.Duration  // until the next exchange, whole seconds; 0 when not told
 	Checkpoint string         // signed audit checkpoint; empty for none
+	Failure    *Failure       // nil unless the request was not understood
 }
 
 // EncodeAnswer returns the body of an RSP. The error wraps ErrSchema; it comes
@@ -134,6 +141,12 @@ func EncodeAnswer(a Answer) ([]byte, error) {
 	}
 	if a.Checkpoint != "" {
 		t.key(8).text(a.Checkpoint)
+	}
+	if a.Failure != nil {
+		w := t.key(9)
+		w.array(2)
+		w.text(string(a.Failure.Code))
+		w.textOrNull(a.Failure.Text)
 	}
 	return w.done()
 }
@@ -201,6 +214,9 @@ func DecodeAnswer(b []byte) (Answer, error) {
 			a.NextSlot = time.Duration(r.uintTo(math.MaxUint32)) * time.Second
 		case 8:
 			a.Checkpoint = r.text()
+		case 9:
+			a.Failure = &Failure{}
+			r.tuple(2, func() { a.Failure.Code, a.Failure.Text = Reason(r.text()), r.textOrNull() })
 		default:
 			return false
 		}

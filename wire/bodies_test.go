@@ -79,6 +79,7 @@ func fullAnswer(tb testing.TB) Answer {
 		KeyOffer: &KeyOffer{Epoch: 2, ID: repeat[key.ID](8), Key: device, Burn: true},
 		Firmware: &FirmwareOffer{Manifest: [32]byte{3}, Envelope: []byte("envelope"), Content: content, Path: "/v1/artifacts/00", RootUpdates: [][]byte{[]byte("root 2")}},
 		NextSlot: 900 * time.Second, Checkpoint: "a signed note",
+		Failure: &Failure{Code: ExchangeSchema, Text: "key 2: an array of 2 elements expected"},
 	}
 }
 
@@ -204,7 +205,7 @@ func deterministic(tb testing.TB, v any) []byte {
 // version might have, and puts null in the place of each value.
 func TestKeysOfBodies(t *testing.T) {
 	optional := map[string][]uint64{
-		"request": {2, 3, 4, 5, 6, 7, 8}, "answer": {2, 3, 4, 5, 6, 7, 8}, "telemetry since boot": {3},
+		"request": {2, 3, 4, 5, 6, 7, 8}, "answer": {2, 3, 4, 5, 6, 7, 8, 9}, "telemetry since boot": {3},
 	}
 	nullable := map[string][]uint64{
 		"command_result": {3, 4, 6}, "command_result with a fraction": {3, 4, 6}, "command_result without value": {3, 4, 6},
