@@ -28,6 +28,7 @@ type cloud struct {
 	lifetime   time.Duration
 	maxRequest uint32
 	nextSlot   time.Duration
+	failure    *wire.Failure
 	skew       time.Duration // of the cloud's clock
 
 	mu       sync.Mutex
@@ -134,7 +135,7 @@ func (c *cloud) exchange(req []byte) Reply {
 		c.t.Errorf("the device sent %x: %v", body, err)
 	}
 	c.requests, c.numbers = append(c.requests, q), append(c.numbers, h.Sequence())
-	a := wire.Answer{ServerTime: c.time(), NextSlot: c.nextSlot}
+	a := wire.Answer{ServerTime: c.time(), NextSlot: c.nextSlot, Failure: c.failure}
 	for _, m := range q.Messages {
 		a.Results = append(a.Results, wire.Result{ID: m.ID})
 	}

@@ -76,7 +76,7 @@ const (
 	welcomed                // HS2 opened
 	badWelcome              // 200, but no HS2 of this handshake
 	answered                // RSP opened and was understood
-	badAnswer               // 200, but no RSP to this request, or one beyond understanding
+	badAnswer               // 200, but no RSP to this request, or one of no use
 	noAnswer                // time is up, no connection, no message of ours
 	refused                 // ERR 2
 	busy                    // ERR 3

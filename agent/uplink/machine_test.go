@@ -1,7 +1,10 @@
 package uplink
 
 import (
+	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,48 +40,78 @@ var kinds = map[kind]string{
 	refused: "refused", busy: "busy", unavailable: "unavailable", malformed: "malformed", tooLarge: "tooLarge", rekeyed: "rekeyed",
 }
 
-// TestEveryStateAndEvent is the whole table.
+// documented is the table of section 8 of docs/protocol.md.
+func documented(t *testing.T) map[State]map[kind]row {
+	t.Helper()
+	events := map[string]kind{
+		"due": due, "HS2 opens": welcomed, "HS2 does not open": badWelcome, "RSP opens": answered, "RSP does not open": badAnswer,
+		"no answer": noAnswer, "ERR 1": malformed, "ERR 2": refused, "ERR 3": busy, "ERR 4": unavailable, "ERR 5": tooLarge, "key changed": rekeyed,
+	}
+	does := map[string]action{
+		"wipe handshake": forgetHandshake, "wipe session": forgetSession, "HS1": shakeHands, "same HS1": sendAgain,
+		"REQ": sendRequest, "deliver": deliver, "rest": rest,
+	}
+	states := map[string]State{}
+	for s := NoSession; s <= Waiting; s++ {
+		states[s.String()] = s
+	}
+	table := map[State]map[kind]row{NoSession: {}, HandshakeSent: {}, Ready: {}, Waiting: {}}
+	for _, cells := range documentTable(t, "| state | event | does | becomes |") {
+		from, ok1 := states[cells[0]]
+		e, ok2 := events[cells[1]]
+		to, ok3 := states[cells[3]]
+		if !ok1 || !ok2 || !ok3 {
+			t.Fatalf("%q is no row of a state machine", cells)
+		}
+		if _, twice := table[from][e]; twice {
+			t.Fatalf("%q stands twice", cells)
+		}
+		r := row{state: to}
+		for word := range strings.SplitSeq(cells[2], ", ") {
+			a, ok := does[word]
+			if !ok {
+				t.Fatalf("%q: what is %q?", cells, word)
+			}
+			r.actions = append(r.actions, a)
+		}
+		table[from][e] = r
+	}
+	return table
+}
+
+// documentTable returns the rows of a table of docs/protocol.md.
+func documentTable(t *testing.T, head string) [][]string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), head+"\n")
+	if !ok {
+		t.Fatalf("the document has no table %s", head)
+	}
+	var rows [][]string
+	for line := range strings.Lines(rest) {
+		if !strings.HasPrefix(line, "| ") {
+			if strings.HasPrefix(line, "|-") {
+				continue
+			}
+			break
+		}
+		rows = append(rows, strings.Split(strings.Trim(strings.TrimSpace(line), "| "), " | "))
+	}
+	return rows
+}
+
+type row struct {
+	state   State
+	actions []action
+}
+
+// TestEveryStateAndEvent compares the machine with the document, row by row,
+// and wants what is not in the table to change nothing.
 func TestEveryStateAndEvent(t *testing.T) {
-	type row struct {
-		state   State
-		actions []action
-	}
-	giveUp := row{NoSession, []action{forgetHandshake, rest}}
-	tryLater := row{Ready, []action{rest}}
-	again := row{HandshakeSent, []action{sendAgain}}
-	wiped := row{NoSession, []action{forgetHandshake, forgetSession}}
-	table := map[State]map[kind]row{
-		NoSession: {
-			due:     {HandshakeSent, []action{shakeHands}},
-			rekeyed: wiped,
-		},
-		HandshakeSent: {
-			welcomed:    {Waiting, []action{forgetHandshake, sendRequest}},
-			noAnswer:    again,
-			unavailable: again,
-			badWelcome:  giveUp,
-			refused:     giveUp,
-			busy:        giveUp,
-			malformed:   giveUp,
-			tooLarge:    giveUp,
-			rekeyed:     wiped,
-		},
-		Ready: {
-			due:     {Waiting, []action{sendRequest}},
-			rekeyed: wiped,
-		},
-		Waiting: {
-			answered:    {Ready, []action{deliver, rest}},
-			badAnswer:   tryLater,
-			noAnswer:    tryLater,
-			busy:        tryLater,
-			unavailable: tryLater,
-			malformed:   tryLater,
-			tooLarge:    tryLater,
-			refused:     {NoSession, []action{forgetSession, rest}},
-			rekeyed:     wiped,
-		},
-	}
+	table := documented(t)
 	for state := NoSession; state <= Waiting; state++ {
 		for k := due; k <= rekeyed; k++ {
 			want, possible := table[state][k]
@@ -86,14 +119,40 @@ func TestEveryStateAndEvent(t *testing.T) {
 			after, actions := before.step(event{kind: k, lifetime: time.Hour}, time.Second, 0.5)
 			if !possible {
 				if after != before || actions != nil {
-					t.Errorf("%v, %s: cannot happen, but led to %v with %v", state, kinds[k], after.state, actions)
+					t.Errorf("%v, %s: not in the document, but led to %v with %v", state, kinds[k], after.state, actions)
 				}
 				continue
 			}
 			if diff := cmp.Diff(want, row{after.state, actions}, cmp.AllowUnexported(row{})); diff != "" {
-				t.Errorf("%v, %s (-want +got):\n%s", state, kinds[k], diff)
+				t.Errorf("%v, %s (-document +code):\n%s", state, kinds[k], diff)
 			}
 		}
+	}
+}
+
+func TestDocumentedNumbers(t *testing.T) {
+	want := []string{
+		fmt.Sprintf("%.0f s", wire.AnswerTime.Seconds()),
+		fmt.Sprintf("%.0f s · 2^k, give or take half, at most one slot", firstBackoff.Seconds()),
+		fmt.Sprint(budget),
+		fmt.Sprint(burst),
+		fmt.Sprintf("%d times", maxResends),
+		fmt.Sprintf("%d, over %.0f h or more", fallbackRefusals, fallbackAge.Hours()),
+		fmt.Sprintf("%.0f h", maxSlot.Hours()),
+		fmt.Sprintf("%.0f s", MaxHold.Seconds()),
+		fmt.Sprintf("%.0f s", maxStep.Seconds()),
+	}
+	rows := documentTable(t, "| what | value |")
+	if len(rows) != len(want) {
+		t.Fatalf("%d numbers, want %d", len(rows), len(want))
+	}
+	for i, r := range rows {
+		if r[1] != want[i] {
+			t.Errorf("%s: %s, the code has %s", r[0], r[1], want[i])
+		}
+	}
+	if budgetWindow != time.Hour || burstWindow != 15*time.Minute {
+		t.Error("the windows of the budget are others than in the document")
 	}
 }
 

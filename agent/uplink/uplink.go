@@ -26,10 +26,11 @@ import (
 // Errors of an exchange. All but ErrInFlight and ErrNotDue mean that an attempt was
 // made and failed; Next says when the next one is due.
 var (
-	ErrInFlight = errors.New("an exchange is under way")
-	ErrNotDue   = errors.New("too early for another attempt")
-	ErrNoAnswer = errors.New("no answer from the cloud")
-	ErrInvalid  = errors.New("an answer that is not the cloud's")
+	ErrInFlight      = errors.New("an exchange is under way")
+	ErrNotDue        = errors.New("too early for another attempt")
+	ErrNoAnswer      = errors.New("no answer from the cloud")
+	ErrInvalid       = errors.New("an answer that is not the cloud's")
+	ErrNotUnderstood = errors.New("the cloud does not understand the request")
 )
 
 // RefusalError is an ERR. Nobody signed it: it may be anybody's on the way.
@@ -393,6 +394,10 @@ func (u *Uplink) sendRequest(ctx context.Context, build func(room int) (wire.Req
 		return wire.Answer{}, event{kind: badAnswer}, err
 	}
 	u.observe(answer.ServerTime, sent, received)
+	if f := answer.Failure; f != nil {
+		u.o.Logger.Error("the cloud does not understand the request", "code", string(f.Code), "text", f.Text)
+		return wire.Answer{}, event{kind: badAnswer}, fmt.Errorf("%w: %s", ErrNotUnderstood, f.Code)
+	}
 	return answer, event{kind: answered, nextSlot: answer.NextSlot}, nil
 }
 

@@ -612,6 +612,23 @@ func TestBuildFails(t *testing.T) {
 	})
 }
 
+// A cloud that says, sealed, that it does not understand, settles nothing.
+func TestNotUnderstood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, nil)
+		d.good()
+		d.cloud.failure = &wire.Failure{Code: wire.ExchangeSchema, Text: "no"}
+		if a, err := d.atNext(); !errors.Is(err, ErrNotUnderstood) || a.Results != nil {
+			t.Errorf("%+v, %v", a, err)
+		}
+		if s := d.Status(); s.State != Ready || s.Failures != 1 || !strings.Contains(d.log.String(), string(wire.ExchangeSchema)) {
+			t.Errorf("%+v\n%s", s, d.log)
+		}
+		d.cloud.failure = nil
+		d.good()
+	})
+}
+
 func TestNextSlotOfTheCloud(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, func(_ *Options, c *cloud) { c.nextSlot = time.Minute })
