@@ -229,9 +229,10 @@ func (u *Uplink) forget(a action) {
 
 // Exchange makes one attempt: a handshake when there is no session, then one
 // request. build is called when the session stands; room is how many bytes of
-// messages (wire.Message.EncodedSize) fit. Of the request it returns, At, Wall,
-// Epochs and MaxAnswer are filled in here. It may be called again by a later
-// attempt; what it hands out stays with the caller until an answer settles it.
+// messages (wire.Message.EncodedSize) fit, of which there may be at most
+// wire.MaxMessages. Of the request it returns, At, Wall, Epochs and MaxAnswer
+// are filled in here. It may be called again by a later attempt; what it hands
+// out stays with the caller until an answer settles it.
 //
 // Exchange may be called before Next when the last attempt was good; after a
 // failed one, or when too many handshakes were made, it returns ErrNotDue.
