@@ -1,0 +1,186 @@
+package modbus
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// Defaults and limits of a server.
+const (
+	DefaultConnections = 32
+	DefaultIdle        = 5 * time.Minute
+	writeTimeout       = 10 * time.Second
+	maxAcceptDelay     = time.Second
+)
+
+// ServerOptions are the settings of a server.
+type ServerOptions struct {
+	Connections int           // most at a time, others are closed at once; DefaultConnections when 0
+	Idle        time.Duration // longest time from one request's end to the next one's; DefaultIdle when 0
+	Logger      *slog.Logger  // of what is unusual; none when nil
+}
+
+// Server answers Modbus TCP requests. Requests of one connection are answered
+// one after the other; the handler is called from one goroutine for each
+// connection.
+type Server struct {
+	handler Handler
+	options ServerOptions
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+// NewServer returns a server that answers by h.
+func NewServer(h Handler, o ServerOptions) *Server {
+	if o.Connections == 0 {
+		o.Connections = DefaultConnections
+	}
+	if o.Idle == 0 {
+		o.Idle = DefaultIdle
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{handler: h, options: o, conns: map[net.Conn]struct{}{}}
+}
+
+// Serve accepts connections from l until ctx ends, which is no error. It
+// returns when l is closed and every connection has ended.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		l.Close()
+		s.closeAll()
+	})
+	defer stop()
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer s.closeAll()
+	defer l.Close()
+	delay := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if conn != nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil: // out of file descriptors, say: others will end
+			delay = min(max(2*delay, 5*time.Millisecond), maxAcceptDelay)
+			s.options.Logger.Warn("accepting a connection", "error", err, "again_in", delay)
+			pause(ctx, delay)
+			continue
+		}
+		delay = 0
+		if !s.admit(ctx, conn) {
+			s.options.Logger.Warn("connection refused: there are as many as allowed", "peer", conn.RemoteAddr().String())
+			conn.Close()
+			continue
+		}
+		running.Go(func() {
+			defer s.dismiss(conn)
+			s.serve(ctx, conn)
+		})
+	}
+}
+
+// pause waits for d, or less when ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// admit notes conn as open, unless there are too many or the server ends.
+func (s *Server) admit(ctx context.Context, conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) >= s.options.Connections || ctx.Err() != nil {
+		return false
+	}
+	s.conns[conn] = struct{}{}
+	return true
+}
+
+func (s *Server) dismiss(conn net.Conn) {
+	conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, conn)
+}
+
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.conns {
+		conn.Close()
+	}
+}
+
+// serve answers the requests on conn until it ends, is idle for too long or
+// sends what is no frame.
+func (s *Server) serve(ctx context.Context, conn net.Conn) {
+	var in, out frameBuffer
+	incoming := bufio.NewReaderSize(conn, maxFrame)
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(s.options.Idle)); err != nil {
+			return
+		}
+		f, err := in.read(incoming)
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, io.EOF) {
+				s.options.Logger.Debug("connection ended", "peer", conn.RemoteAddr().String(), "error", err)
+			}
+			return
+		}
+		answer, ok := s.answer(ctx, f.unit, f.pdu, out.header(f.transaction, f.unit))
+		if !ok {
+			continue
+		}
+		if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return
+		}
+		if _, err := conn.Write(seal(answer)); err != nil {
+			return
+		}
+	}
+}
+
+// answer appends the protocol data unit that answers pdu to b; false when there
+// is to be none.
+func (s *Server) answer(ctx context.Context, unit byte, pdu, b []byte) ([]byte, bool) {
+	r, err := parseRequest(unit, pdu)
+	var got []uint16
+	if err == nil {
+		got, err = s.handler(ctx, r)
+	}
+	if err == nil && len(got) != int(r.Count) {
+		s.options.Logger.Error("handler returned the wrong number of words", "want", r.Count, "got", len(got))
+		err = ErrDeviceFailure
+	}
+	var no ExceptionError
+	switch {
+	case err == nil:
+		return appendAnswer(b, r, got), true
+	case errors.Is(err, ErrSilence):
+		return nil, false
+	case !errors.As(err, &no):
+		s.options.Logger.Error("answering a request", "request", r.String(), "error", err)
+		no = ErrDeviceFailure
+	}
+	return appendException(b, r.Function, no), true
+}
