@@ -1,0 +1,200 @@
+package ingest
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"ecowatt"
+)
+
+// Limits of a telemetry block. A block beyond them is invalid.
+const (
+	MaxPoints  = 256
+	MaxSamples = 4096                // as many as an array of the wire may have
+	MaxSpan    = 32 * 24 * time.Hour // from t0 to the last sample
+)
+
+// A sample is taken after earliest (2015-01-01, in ms since 1970) and not later
+// than slack from now: another time comes from a clock that was never set.
+const (
+	earliest = 1_420_070_400_000
+	slack    = 24 * time.Hour
+)
+
+// CodecPlain is codec 0 of PROTOCOL section 6.
+const CodecPlain = 0
+
+// Telemetry is a telemetry block as a device sends it (PROTOCOL section 6),
+// its data still encoded.
+type Telemetry struct {
+	Inverter string
+	Points   []string
+	T0       int64 // ms since 1970; without meaning where Boot is set
+	Codec    uint64
+	Count    uint64   // samples
+	Data     []byte   // as it came, in the way of the codec
+	Boot     *Instant // time of t0 since boot, where the clock was not known; else nil
+}
+
+// Block is a telemetry block that passed Check: what the store keeps.
+type Block struct {
+	Inverter string
+	Points   []string
+	Codec    uint64
+	Count    int
+	Data     []byte   // as it came
+	Span     int64    // ms from t0 to the last sample
+	Placed   bool     // whether T0 is known
+	T0       int64    // ms since 1970
+	Boot     *Instant // time of t0 since boot, where the device sent that; else nil
+}
+
+// InvalidError says why a message can never be stored. Its text goes to the
+// device and into the log, and repeats nothing of the device's own bytes.
+type InvalidError struct{ Problem string }
+
+func (e *InvalidError) Error() string { return e.Problem }
+
+func invalid(format string, args ...any) error {
+	return &InvalidError{Problem: fmt.Sprintf(format, args...)}
+}
+
+// Check decodes the block once, against the limits, and says what is wrong
+// with it as an *InvalidError: names, an unknown codec, data that does not
+// decode to what the block announces, times that cannot be true at now.
+func Check(t Telemetry, now time.Time) (Block, error) {
+	if _, err := ecowatt.ParseName("inverter", t.Inverter); err != nil {
+		return Block{}, invalid("the inverter's name is not valid")
+	}
+	if err := checkPoints(t.Points); err != nil {
+		return Block{}, err
+	}
+	if t.Codec != CodecPlain {
+		return Block{}, invalid("codec %d is not known here; use codec 0", t.Codec)
+	}
+	if t.Count == 0 || t.Count > MaxSamples {
+		return Block{}, invalid("%d samples; a block has 1 to %d", t.Count, MaxSamples)
+	}
+	b := Block{Inverter: t.Inverter, Points: t.Points, Codec: t.Codec, Count: int(t.Count), Data: t.Data, Boot: t.Boot}
+	samples, err := b.decode()
+	if err != nil {
+		return Block{}, err
+	}
+	for i := 1; i < len(samples); i++ {
+		if samples[i].At <= samples[i-1].At {
+			return Block{}, invalid("sample %d is not later than the one before it", i)
+		}
+	}
+	if samples[0].At < 0 {
+		return Block{}, invalid("the first sample is before t0")
+	}
+	b.Span = samples[len(samples)-1].At
+	if b.Span > MaxSpan.Milliseconds() {
+		return Block{}, invalid("the samples span more than %d days", MaxSpan/(24*time.Hour))
+	}
+	switch {
+	case b.Boot != nil && (b.Boot.Mono < 0 || b.Boot.Mono > maxMono):
+		return Block{}, invalid("the time since boot is out of range")
+	case b.Boot == nil && !sane(t.T0, b.Span, now):
+		return Block{}, invalid("t0 cannot be true: before 2015 or in the future")
+	case b.Boot == nil:
+		b.T0, b.Placed = t.T0, true
+	}
+	return b, nil
+}
+
+// maxMono is a hundred years in ms: no device has been up for longer.
+const maxMono = 100 * 366 * 24 * 3600 * 1000
+
+func checkPoints(points []string) error {
+	if len(points) == 0 || len(points) > MaxPoints {
+		return invalid("%d points; a block has 1 to %d", len(points), MaxPoints)
+	}
+	seen := make(map[string]bool, len(points))
+	for i, p := range points {
+		if _, err := ecowatt.ParseName("point", p); err != nil {
+			return invalid("the name of point %d is not valid", i)
+		}
+		if seen[p] {
+			return invalid("point %d is named twice", i)
+		}
+		seen[p] = true
+	}
+	return nil
+}
+
+func sane(t0, span int64, now time.Time) bool {
+	return t0 >= earliest && t0 <= now.Add(slack).UnixMilli()-span
+}
+
+// decode returns the samples with At in ms since t0.
+func (b Block) decode() ([]ecowatt.Sample, error) {
+	if b.Codec != CodecPlain {
+		return nil, invalid("codec %d is not known here", b.Codec)
+	}
+	return decodePlain(b.Data, len(b.Points), b.Count)
+}
+
+// Select returns what q asks for of a stored and placed block. It reports
+// false when nothing of the block is asked for. describe gives unit and
+// exponent of a point.
+func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Point) (Part, bool, error) {
+	columns, ok := b.columns(q.Points)
+	if !ok || !b.Placed || q.Inverter != "" && q.Inverter != b.Inverter {
+		return Part{}, false, nil
+	}
+	samples, err := b.decode()
+	if err != nil {
+		return Part{}, false, fmt.Errorf("decoding a block of %s: %w", b.Inverter, err)
+	}
+	from, to := q.From.UnixMilli(), q.To.UnixMilli()
+	kept := samples[:0]
+	for _, s := range samples {
+		s.At += b.T0
+		if s.At < from || s.At >= to {
+			continue
+		}
+		if columns != nil {
+			s.Values = pick(s.Values, columns)
+		}
+		kept = append(kept, s)
+	}
+	if len(kept) == 0 {
+		return Part{}, false, nil
+	}
+	names := b.Points
+	if columns != nil {
+		names = q.Points
+	}
+	part := Part{Inverter: b.Inverter, Points: make([]ecowatt.Point, len(names)), Samples: kept}
+	for i, name := range names {
+		part.Points[i] = describe(b.Inverter, name)
+	}
+	return part, true, nil
+}
+
+// columns maps the points asked for to columns of the block, -1 for one that
+// the block has not; nil means all of them as they are. It reports false when
+// the block has none of them.
+func (b Block) columns(points []string) ([]int, bool) {
+	if len(points) == 0 {
+		return nil, true
+	}
+	columns, found := make([]int, len(points)), false
+	for i, p := range points {
+		columns[i] = slices.Index(b.Points, p)
+		found = found || columns[i] >= 0
+	}
+	return columns, found
+}
+
+func pick(values []ecowatt.Value, columns []int) []ecowatt.Value {
+	picked := make([]ecowatt.Value, len(columns))
+	for i, c := range columns {
+		if c >= 0 {
+			picked[i] = values[c]
+		}
+	}
+	return picked
+}

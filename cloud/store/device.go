@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"ecowatt"
+	"ecowatt/cloud/audit"
+	"ecowatt/cloud/registry"
+	"ecowatt/key"
+	"github.com/ncruces/go-sqlite3"
+)
+
+// defaultLimit is how many rows a list has when its filter names no limit.
+const defaultLimit = 1000
+
+// CreateDevice stores a device and its first key, and the audit record
+// "device.added". A name that is taken is registry.ErrExists.
+func (s *Store) CreateDevice(ctx context.Context, n registry.NewDevice) error {
+	err := s.write(ctx, func(tx *Tx) error {
+		at := millis(n.CreatedAt)
+		_, err := tx.w.exec(`INSERT INTO device (name, grp, notes, created_at) VALUES ($1, $2, $3, $4)`,
+			string(n.ID), n.Group, n.Notes, at)
+		if errors.Is(err, sqlite3.CONSTRAINT_UNIQUE) {
+			return registry.ErrExists
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.w.exec(`INSERT INTO device_key (psk_id, device, epoch, state, kek, wrapped, created_at)
+			SELECT $1, id, $2, 'active', $3, $4, $5 FROM device WHERE name = $6`,
+			n.Key.ID[:], int64(n.Key.Epoch), n.Key.KEK, n.Key.Wrapped, at, string(n.ID))
+		if err != nil {
+			return err
+		}
+		return tx.Append(audit.Record{
+			At: n.CreatedAt, Actor: audit.Actor{Kind: audit.Operator, Name: n.By}, Device: n.ID,
+			Action: "device.added", Text: "device added", Attrs: map[string]string{"group": n.Group},
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("creating device %s: %w", n.ID, err)
+	}
+	return nil
+}
+
+// UpdateDevice makes the change and writes the audit record "device.changed";
+// disabling a device ends its sessions in the same transaction. A device that
+// is not there is registry.ErrNotFound, a change that is not allowed a
+// *registry.InvalidError.
+func (s *Store) UpdateDevice(ctx context.Context, id ecowatt.DeviceID, c registry.Change, by audit.Actor, now time.Time) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
+	err := s.write(ctx, func(tx *Tx) error {
+		var device int64
+		if found, err := tx.w.row(`SELECT id FROM device WHERE name = $1`, []any{string(id)}, &device); err != nil || !found {
+			return errors.Join(err, registry.ErrNotFound)
+		}
+		attrs, err := tx.changeDevice(device, c)
+		if err != nil {
+			return err
+		}
+		return tx.Append(audit.Record{
+			At: now, Actor: by, Device: id, Action: "device.changed", Text: "device changed", Attrs: attrs,
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("changing device %s: %w", id, err)
+	}
+	return nil
+}
+
+func (tx *Tx) changeDevice(device int64, c registry.Change) (map[string]string, error) {
+	attrs := map[string]string{}
+	var errs []error
+	if c.Group != nil {
+		attrs["group"] = *c.Group
+		_, err := tx.w.exec(`UPDATE device SET grp = $1 WHERE id = $2`, *c.Group, device)
+		errs = append(errs, err)
+	}
+	if c.Notes != nil {
+		attrs["notes"] = *c.Notes
+		_, err := tx.w.exec(`UPDATE device SET notes = $1 WHERE id = $2`, *c.Notes, device)
+		errs = append(errs, err)
+	}
+	if c.Disabled != nil {
+		attrs["disabled"] = fmt.Sprint(*c.Disabled)
+		_, err := tx.w.exec(`UPDATE device SET disabled = $1 WHERE id = $2`, *c.Disabled, device)
+		errs = append(errs, err)
+		if *c.Disabled {
+			_, err := tx.endSessions(device, everySession)
+			errs = append(errs, err)
+		}
+	}
+	return attrs, errors.Join(errs...)
+}
+
+// What a device is made of; last_seen is the later of the ended sessions' and
+// the living ones'.
+const selectDevice = `SELECT d.name, d.grp, d.notes, d.disabled, d.created_at,
+	coalesce((SELECT max(k.epoch) FROM device_key k WHERE k.device = d.id AND k.state = 'active'), 0),
+	d.last_seen, (SELECT max(s.seen_at) FROM session s WHERE s.device = d.id),
+	d.fw_release, d.fw_state, d.fw_version,
+	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters
+	FROM device d LEFT JOIN inventory i ON i.device = d.id `
+
+// Device returns one device, or registry.ErrNotFound.
+func (s *Store) Device(ctx context.Context, id ecowatt.DeviceID) (registry.Device, error) {
+	d, err := scanDevice(s.read.QueryRowContext(ctx, selectDevice+`WHERE d.name = $1`, string(id)))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = registry.ErrNotFound
+	}
+	if err != nil {
+		return registry.Device{}, fmt.Errorf("reading device %s: %w", id, unavailable(err))
+	}
+	return d, nil
+}
+
+// Devices returns the devices that the filter selects, by id.
+func (s *Store) Devices(ctx context.Context, f registry.Filter) ([]registry.Device, error) {
+	limit := f.Limit
+	if limit <= 0 {
+		limit = defaultLimit
+	}
+	query, args := selectDevice+`WHERE d.name > $1 ORDER BY d.name LIMIT $2`, []any{string(f.After), limit}
+	if f.Group != "" {
+		query = selectDevice + `WHERE d.grp = $1 AND d.grp <> '' AND d.name > $2 ORDER BY d.name LIMIT $3`
+		args = []any{f.Group, string(f.After), limit}
+	}
+	rows, err := s.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading devices: %w", unavailable(err))
+	}
+	defer rows.Close()
+	var devices []registry.Device
+	for rows.Next() {
+		d, err := scanDevice(rows)
+		if err != nil {
+			return nil, fmt.Errorf("reading devices: %w", unavailable(err))
+		}
+		devices = append(devices, d)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading devices: %w", unavailable(err))
+	}
+	return devices, nil
+}
+
+type scanner interface{ Scan(dest ...any) error }
+
+func scanDevice(row scanner) (registry.Device, error) {
+	var (
+		d                                 registry.Device
+		created                           int64
+		epoch                             uint32
+		seenBefore, seenNow, reported     sql.NullInt64
+		release                           sql.NullInt64
+		state, version                    sql.NullString
+		agentVersion, hardware, inverters sql.NullString
+		control                           sql.NullBool
+	)
+	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.Disabled, &created, &epoch, &seenBefore, &seenNow,
+		&release, &state, &version, &reported, &agentVersion, &hardware, &control, &inverters)
+	if err != nil {
+		return registry.Device{}, err
+	}
+	d.CreatedAt, d.Epoch = moment(created), key.Epoch(epoch)
+	d.LastSeen = moments(seenBefore)
+	if now := moments(seenNow); now.After(d.LastSeen) {
+		d.LastSeen = now
+	}
+	d.Firmware = registry.Firmware{Release: uint64(release.Int64), State: state.String, Version: version.String}
+	if !reported.Valid {
+		return d, nil
+	}
+	d.Inventory = registry.Inventory{
+		ReportedAt: moments(reported), AgentVersion: agentVersion.String,
+		Hardware: hardware.String, ControlAllowed: control.Bool,
+	}
+	d.Inventory.Inverters, err = decodeInverters(inverters.String)
+	return d, err
+}
+
+// storedInverter is an inverter as the inventory table holds it.
+type storedInverter struct {
+	Name           string          `json:"name"`
+	Profile        string          `json:"profile"`
+	ProfileVersion string          `json:"profile_version"`
+	Serial         string          `json:"serial"`
+	Model          string          `json:"model"`
+	Points         []ecowatt.Point `json:"points"`
+}
+
+func encodeInverters(inverters []registry.Inverter) (string, error) {
+	stored := make([]storedInverter, len(inverters))
+	for i, v := range inverters {
+		stored[i] = storedInverter(v)
+	}
+	text, err := json.Marshal(stored)
+	if err != nil {
+		return "", fmt.Errorf("encoding an inventory: %w", err)
+	}
+	return string(text), nil
+}
+
+func decodeInverters(text string) ([]registry.Inverter, error) {
+	var stored []storedInverter
+	if err := json.Unmarshal([]byte(text), &stored); err != nil {
+		return nil, fmt.Errorf("decoding an inventory: %w", err)
+	}
+	inverters := make([]registry.Inverter, len(stored))
+	for i, v := range stored {
+		inverters[i] = registry.Inverter(v)
+	}
+	return inverters, nil
+}
+
+// Report stores what a device said of itself in an exchange.
+func (tx *Tx) Report(device int64, r registry.Report) error {
+	if f := r.Firmware; f != nil {
+		_, err := tx.w.exec(`UPDATE device SET fw_release = $1, fw_state = $2, fw_version = $3 WHERE id = $4`,
+			int64(f.Release), f.State, f.Version, device)
+		if err != nil {
+			return fmt.Errorf("storing the firmware report: %w", err)
+		}
+	}
+	if v := r.Inventory; v != nil {
+		inverters, err := encodeInverters(v.Inverters)
+		if err != nil {
+			return err
+		}
+		_, err = tx.w.exec(`INSERT INTO inventory (device, reported_at, agent_version, hardware, control_allowed, inverters)
+			VALUES ($1, $2, $3, $4, $5, $6)
+			ON CONFLICT (device) DO UPDATE SET reported_at = excluded.reported_at, agent_version = excluded.agent_version,
+				hardware = excluded.hardware, control_allowed = excluded.control_allowed, inverters = excluded.inverters`,
+			device, millis(r.At), v.AgentVersion, v.Hardware, v.ControlAllowed, inverters)
+		if err != nil {
+			return fmt.Errorf("storing the inventory: %w", err)
+		}
+	}
+	return nil
+}

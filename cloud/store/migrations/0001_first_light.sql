@@ -1,0 +1,147 @@
+-- Times are ms since 1970, UTC. Booleans are 0 or 1.
+
+CREATE TABLE device (
+	id         INTEGER PRIMARY KEY,
+	name       TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 64),
+	grp        TEXT    NOT NULL CHECK (length(grp) <= 64), -- '' when in no group
+	notes      TEXT    NOT NULL,
+	disabled   INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
+	created_at INTEGER NOT NULL,
+	last_seen  INTEGER, -- of ended sessions; a living one has its own seen_at
+	fw_release INTEGER,
+	fw_state   TEXT CHECK (fw_state IN ('confirmed', 'trial', 'rolled_back')),
+	fw_version TEXT,
+	hs_no      INTEGER NOT NULL DEFAULT 0, -- number of the latest handshake
+	hs_rate    INTEGER NOT NULL DEFAULT 0  -- state of the bucket of handshakes
+) STRICT;
+
+CREATE INDEX device_grp ON device (grp, name) WHERE grp <> '';
+
+-- A key under which a device may shake hands. The database refuses an empty one.
+CREATE TABLE device_key (
+	psk_id     BLOB    PRIMARY KEY NOT NULL CHECK (length(psk_id) = 16),
+	device     INTEGER NOT NULL REFERENCES device (id),
+	epoch      INTEGER NOT NULL CHECK (epoch BETWEEN 1 AND 4294967295),
+	state      TEXT    NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
+	kek        TEXT, -- which key-encryption key wraps it
+	wrapped    BLOB,
+	created_at INTEGER NOT NULL,
+	UNIQUE (device, epoch),
+	CHECK ((state = 'retired' AND kek IS NULL AND wrapped IS NULL)
+		OR (state <> 'retired' AND kek IS NOT NULL AND length(kek) > 0 AND wrapped IS NOT NULL AND length(wrapped) = 72))
+) STRICT;
+
+CREATE UNIQUE INDEX device_key_active ON device_key (device) WHERE state = 'active';
+
+CREATE TABLE session (
+	sid        BLOB    PRIMARY KEY NOT NULL CHECK (length(sid) = 16),
+	device     INTEGER NOT NULL REFERENCES device (id),
+	epoch      INTEGER NOT NULL,
+	hs_no      INTEGER NOT NULL,
+	state      TEXT    NOT NULL CHECK (state IN ('pending', 'active')),
+	kek        TEXT    NOT NULL CHECK (length(kek) > 0),
+	wrapped    BLOB    NOT NULL CHECK (length(wrapped) = 136),
+	hs1_hash   BLOB    NOT NULL CHECK (length(hs1_hash) = 32),
+	hs2        BLOB, -- the answer to repeat while pending
+	last_seq   INTEGER NOT NULL DEFAULT 0,
+	created_at INTEGER NOT NULL,
+	expires_at INTEGER NOT NULL,
+	seen_at    INTEGER, -- commit of the last accepted request
+	UNIQUE (device, hs_no),
+	CHECK ((state = 'pending') = (hs2 IS NOT NULL)),
+	CHECK ((last_seq > 0) = (seen_at IS NOT NULL))
+) STRICT;
+
+CREATE UNIQUE INDEX session_active ON session (device) WHERE state = 'active';
+
+-- First handshake messages that were accepted once: never again.
+CREATE TABLE hs_seen (
+	device   INTEGER NOT NULL REFERENCES device (id),
+	epoch    INTEGER NOT NULL,
+	hs1_hash BLOB    NOT NULL CHECK (length(hs1_hash) = 32),
+	hs_no    INTEGER NOT NULL,
+	PRIMARY KEY (device, epoch, hs1_hash)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX hs_seen_no ON hs_seen (device, epoch, hs_no);
+
+-- Messages that took effect: the other half of "exactly once".
+CREATE TABLE message (
+	device INTEGER NOT NULL REFERENCES device (id),
+	msg_id BLOB    NOT NULL CHECK (length(msg_id) = 16),
+	hash   BLOB    NOT NULL CHECK (length(hash) = 32),
+	kind   INTEGER NOT NULL,
+	at     INTEGER NOT NULL,
+	PRIMARY KEY (device, msg_id)
+) STRICT, WITHOUT ROWID;
+
+-- Telemetry, in the order in which it came; rows are never changed.
+CREATE TABLE block (
+	id       INTEGER PRIMARY KEY,
+	device   INTEGER NOT NULL REFERENCES device (id),
+	inverter TEXT    NOT NULL,
+	t0       INTEGER, -- what the times in data count from; NULL while not known
+	t1       INTEGER, -- the last sample; NULL while not known
+	span     INTEGER NOT NULL CHECK (span >= 0), -- ms from t0 to the last sample
+	samples  INTEGER NOT NULL CHECK (samples > 0),
+	codec    INTEGER NOT NULL,
+	points   TEXT    NOT NULL CHECK (length(points) > 0), -- names, separated by commas
+	data     BLOB    NOT NULL,
+	boot_id  BLOB CHECK (length(boot_id) = 16), -- of a block that was timed since boot
+	mono     INTEGER,                           -- ms since that boot, of t0
+	CHECK ((t0 IS NULL) = (t1 IS NULL)),
+	CHECK ((boot_id IS NULL) = (mono IS NULL)),
+	CHECK (t0 IS NOT NULL OR boot_id IS NOT NULL)
+) STRICT;
+
+CREATE INDEX block_time ON block (device, inverter, t0, t1);
+
+-- Where the boots of a device lie in time: wall clock minus time since boot.
+CREATE TABLE boot (
+	device      INTEGER NOT NULL REFERENCES device (id),
+	boot_id     BLOB    NOT NULL CHECK (length(boot_id) = 16),
+	wall_offset INTEGER NOT NULL,
+	uncertainty INTEGER NOT NULL CHECK (uncertainty >= 0),
+	seen_at     INTEGER NOT NULL,
+	PRIMARY KEY (device, boot_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE inventory (
+	device          INTEGER PRIMARY KEY REFERENCES device (id),
+	reported_at     INTEGER NOT NULL,
+	agent_version   TEXT    NOT NULL,
+	hardware        TEXT    NOT NULL,
+	control_allowed INTEGER NOT NULL CHECK (control_allowed IN (0, 1)),
+	inverters       TEXT    NOT NULL CHECK (json_valid(inverters))
+) STRICT;
+
+-- The audit log: written once, in the transaction of what it tells of.
+CREATE TABLE audit (
+	n          INTEGER PRIMARY KEY,
+	at         INTEGER NOT NULL,
+	actor_kind TEXT    NOT NULL CHECK (actor_kind IN ('operator', 'device', 'system')),
+	actor      TEXT    NOT NULL,
+	device     TEXT    NOT NULL, -- name; '' for the fleet
+	action     TEXT    NOT NULL CHECK (length(action) > 0),
+	text       TEXT    NOT NULL,
+	attrs      TEXT    NOT NULL CHECK (json_valid(attrs))
+) STRICT;
+
+CREATE INDEX audit_device ON audit (device, n) WHERE device <> '';
+
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
+	SELECT RAISE(ABORT, 'the audit log is not changed');
+END;
+
+CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit BEGIN
+	SELECT RAISE(ABORT, 'the audit log is not deleted from');
+END;
+
+-- Tokens of people and programs; only their hashes are kept.
+CREATE TABLE token (
+	hash       BLOB    PRIMARY KEY NOT NULL CHECK (length(hash) = 32),
+	name       TEXT    NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 64),
+	role       TEXT    NOT NULL CHECK (length(role) > 0),
+	created_at INTEGER NOT NULL,
+	expires_at INTEGER -- NULL for never
+) STRICT;
