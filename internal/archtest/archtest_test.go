@@ -64,6 +64,8 @@ const rules = `
 	cloud: std . key cloud/... internal/disk github.com/prometheus/client_golang/...
 	internal/disk: std
 	internal/disk/disktest: std internal/disk
+	internal/archtest: pure
+	internal/e2e: pure
 	cmd/ecowatt-boot: std . key boot boot/launch internal/disk
 	cmd/ecowatt-agent: std . agent agent/... inverter/...
 	cmd/ecowatt: std . key agent cloud cloud/... sim firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra
