@@ -59,9 +59,11 @@ func Run(ctx context.Context, o Options) error {
 		}
 		started := time.Now()
 		reason := once(ctx, program, o)
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			o.Logger.Info("agent stopped", "slot", record.Active)
 			return nil
+		default:
 		}
 		ran := time.Since(started)
 		quick = boot.Quick(quick, ran)
