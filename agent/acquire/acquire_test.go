@@ -237,7 +237,7 @@ func TestAwayAndBack(t *testing.T) {
 		if s := r.Status(); s.State != Away || s.Since != 10_000 || s.LastSample != 5000 || s.Failures != 7 || s.LastError != "no answer" {
 			t.Errorf("status %+v", s)
 		}
-		if got := r.codes(); got != "inverter_found inverter_lost" {
+		if got := r.codes(); got != "inverter_found inverter_away" {
 			t.Errorf("log: %s", got)
 		}
 
@@ -268,7 +268,7 @@ func TestPartial(t *testing.T) {
 		{[]error{modbus.ErrDeviceFailure}, "- 150", ""},
 		{nil, "100 150", "inverter_whole"},
 		{[]error{modbus.ErrDeviceFailure}, "- 150", "inverter_partial"},
-		{[]error{modbus.ErrDeviceFailure, modbus.ErrDeviceFailure}, "none", "inverter_lost"},
+		{[]error{modbus.ErrDeviceFailure, modbus.ErrDeviceFailure}, "none", "inverter_away"},
 		{nil, "100 150", "inverter_back"},
 	} {
 		r.fake.errs = c.errs

@@ -92,7 +92,7 @@ func (p *Poller) tell(ctx context.Context, before, after Status) {
 	switch {
 	case before.State == after.State:
 	case after.State == Away:
-		p.logger.WarnContext(ctx, "the inverter does not answer", "code", "inverter_lost", "error", after.LastError)
+		p.logger.WarnContext(ctx, "the inverter does not answer", "code", "inverter_away", "error", after.LastError)
 	case before.State == Away:
 		p.logger.InfoContext(ctx, "the inverter answers again", "code", "inverter_back",
 			"away", time.Duration(after.Since-before.Since)*time.Millisecond, "failures", before.Failures)
