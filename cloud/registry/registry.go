@@ -80,6 +80,9 @@ type Report struct {
 	Inventory *Inventory // nil when the device did not say
 }
 
+// News says which parts of a Report are not what was known before.
+type News struct{ Firmware, Inventory bool }
+
 // Change is what people may change of a device. A nil field stays as it is.
 type Change struct {
 	Group    *string

@@ -220,28 +220,44 @@ func decodeInverters(text string) ([]registry.Inverter, error) {
 	return inverters, nil
 }
 
-// Report stores what a device said of itself in an exchange.
-func (tx *Tx) Report(device int64, r registry.Report) error {
+// Report stores what a device said of itself in an exchange, and says what of
+// it is new.
+func (tx *Tx) Report(device int64, r registry.Report) (registry.News, error) {
+	var news registry.News
 	if f := r.Firmware; f != nil {
-		_, err := tx.w.exec(`UPDATE device SET fw_release = $1, fw_state = $2, fw_version = $3 WHERE id = $4`,
+		n, err := tx.w.exec(`UPDATE device SET fw_release = $1, fw_state = $2, fw_version = $3 WHERE id = $4
+			AND (fw_release IS DISTINCT FROM $1 OR fw_state IS DISTINCT FROM $2 OR fw_version IS DISTINCT FROM $3)`,
 			int64(f.Release), f.State, f.Version, device)
 		if err != nil {
-			return fmt.Errorf("storing the firmware report: %w", err)
+			return registry.News{}, fmt.Errorf("storing the firmware report: %w", err)
 		}
+		news.Firmware = n > 0
 	}
 	if v := r.Inventory; v != nil {
-		inverters, err := encodeInverters(v.Inverters)
+		isNew, err := tx.reportInventory(device, *v, millis(r.At))
 		if err != nil {
-			return err
+			return registry.News{}, fmt.Errorf("storing the inventory: %w", err)
 		}
-		_, err = tx.w.exec(`INSERT INTO inventory (device, reported_at, agent_version, hardware, control_allowed, inverters)
-			VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (device) DO UPDATE SET reported_at = excluded.reported_at, agent_version = excluded.agent_version,
-				hardware = excluded.hardware, control_allowed = excluded.control_allowed, inverters = excluded.inverters`,
-			device, millis(r.At), v.AgentVersion, v.Hardware, v.ControlAllowed, inverters)
-		if err != nil {
-			return fmt.Errorf("storing the inventory: %w", err)
-		}
+		news.Inventory = isNew
 	}
-	return nil
+	return news, nil
+}
+
+func (tx *Tx) reportInventory(device int64, v registry.Inventory, at int64) (bool, error) {
+	inverters, err := encodeInverters(v.Inverters)
+	if err != nil {
+		return false, err
+	}
+	n, err := tx.w.exec(`UPDATE inventory SET reported_at = $1
+		WHERE device = $2 AND agent_version = $3 AND hardware = $4 AND control_allowed = $5 AND inverters = $6`,
+		at, device, v.AgentVersion, v.Hardware, v.ControlAllowed, inverters)
+	if err != nil || n > 0 {
+		return false, err
+	}
+	_, err = tx.w.exec(`INSERT INTO inventory (device, reported_at, agent_version, hardware, control_allowed, inverters)
+		VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (device) DO UPDATE SET reported_at = excluded.reported_at, agent_version = excluded.agent_version,
+			hardware = excluded.hardware, control_allowed = excluded.control_allowed, inverters = excluded.inverters`,
+		device, at, v.AgentVersion, v.Hardware, v.ControlAllowed, inverters)
+	return true, err
 }
