@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"ecowatt"
 	"ecowatt/cloud/audit"
 )
 
@@ -83,20 +82,4 @@ func auditQuery(f audit.Filter) (string, []any) {
 	}
 	args = append(args, limit)
 	return columns + source + fmt.Sprintf(` ORDER BY n LIMIT $%d`, len(args)), args
-}
-
-// inventoryOf returns unit and exponent of every point a device has reported,
-// by inverter and name.
-func (s *Store) inventoryOf(ctx context.Context, id ecowatt.DeviceID) (map[[2]string]ecowatt.Point, error) {
-	d, err := s.Device(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	points := map[[2]string]ecowatt.Point{}
-	for _, v := range d.Inventory.Inverters {
-		for _, p := range v.Points {
-			points[[2]string{v.Name, p.Name}] = p
-		}
-	}
-	return points, nil
 }

@@ -65,15 +65,24 @@ func (w *writer) setUp(path string, busy time.Duration) error {
 	if err := w.conn.BusyTimeout(busy); err != nil {
 		return fmt.Errorf("setting the busy timeout of %s: %w", path, err)
 	}
+	// Until the file is known to be ours, closing it must not move anything out
+	// of its write-ahead log.
+	if _, err := w.conn.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, true); err != nil {
+		return fmt.Errorf("setting up %s: %w", path, unavailable(err))
+	}
 	if _, err := w.identify(path); err != nil {
 		return err
+	}
+	if _, err := w.conn.Config(sqlite3.DBCONFIG_NO_CKPT_ON_CLOSE, false); err != nil {
+		return fmt.Errorf("setting up %s: %w", path, unavailable(err))
 	}
 	for _, pragma := range []string{
 		`PRAGMA page_size = 8192`, // before the first page is written; no effect later
 		`PRAGMA journal_mode = WAL`,
 		`PRAGMA synchronous = FULL`, // a commit is on disk when it returns
 		`PRAGMA foreign_keys = ON`,
-		`PRAGMA secure_delete = ON`, // session keys do not linger in free pages
+		`PRAGMA recursive_triggers = ON`, // so that REPLACE does not delete behind the back of the audit log
+		`PRAGMA secure_delete = ON`,      // session keys do not linger in free pages
 		`PRAGMA trusted_schema = OFF`,
 		`PRAGMA cache_size = -65536`, // KiB
 		`PRAGMA wal_autocheckpoint = 2000`,
@@ -88,17 +97,13 @@ func (w *writer) setUp(path string, busy time.Duration) error {
 // identify returns the version of the schema, 0 for an empty file.
 func (w *writer) identify(path string) (int, error) {
 	var application, version, objects int64
-	for pragma, dest := range map[string]*int64{
-		`PRAGMA application_id`:              &application,
-		`PRAGMA user_version`:                &version,
-		`SELECT count(*) FROM sqlite_schema`: &objects,
-	} {
-		switch _, err := w.row(pragma, nil, dest); {
-		case errors.Is(err, sqlite3.NOTADB) || errors.Is(err, sqlite3.CORRUPT):
-			return 0, fmt.Errorf("%s: %w", path, ErrForeign)
-		case err != nil:
-			return 0, fmt.Errorf("identifying %s: %w", path, unavailable(err))
-		}
+	found, err := w.row(`SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
+		(SELECT count(*) FROM sqlite_schema)`, nil, &application, &version, &objects)
+	switch {
+	case errors.Is(err, sqlite3.NOTADB) || errors.Is(err, sqlite3.CORRUPT):
+		return 0, fmt.Errorf("%s: %w", path, ErrForeign)
+	case err != nil || !found:
+		return 0, fmt.Errorf("identifying %s: %w", path, unavailable(err))
 	}
 	names, err := migrationNames()
 	switch {
@@ -106,7 +111,7 @@ func (w *writer) identify(path string) (int, error) {
 		return 0, err
 	case application == 0 && version == 0 && objects == 0:
 		return 0, nil
-	case application != applicationID:
+	case application != applicationID || version < 1:
 		return 0, fmt.Errorf("%s: %w", path, ErrForeign)
 	case version > int64(len(names)):
 		return 0, &VersionError{Path: path, Found: int(version), Know: len(names)}
@@ -114,44 +119,43 @@ func (w *writer) identify(path string) (int, error) {
 	return int(version), nil
 }
 
-// migrate looks again at the version inside the transaction that changes it:
-// another process may be doing the same.
+// migrate brings the schema up to date, one migration in each transaction.
 func (w *writer) migrate(path string) error {
 	names, err := migrationNames()
 	if err != nil {
 		return err
 	}
-	for {
-		done, err := w.migrateOne(path, names)
+	for version := 0; version < len(names); {
+		err := w.transact(func() (err error) {
+			version, err = w.migrateOnce(path, names)
+			return err
+		})
 		if err != nil {
-			return errors.Join(fmt.Errorf("migrating %s: %w", path, unavailable(err)), w.rollback())
-		}
-		if done {
-			return nil
+			return fmt.Errorf("migrating %s: %w", path, unavailable(err))
 		}
 	}
+	return nil
 }
 
-func (w *writer) migrateOne(path string, names []string) (done bool, err error) {
-	if err := w.begin(); err != nil {
-		return false, err
+// migrateOnce applies the next migration, if any, and returns the version after
+// it. The version before is read inside the transaction: another process may be
+// doing the same.
+func (w *writer) migrateOnce(path string, names []string) (version int, err error) {
+	version, err = w.identify(path)
+	if err != nil || version == len(names) {
+		return version, err
 	}
-	version, err := w.identify(path)
+	name := names[version]
+	text, err := migrations.ReadFile(name)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	if version == len(names) {
-		return true, w.rollback()
+	version++
+	script := fmt.Sprintf("%s\nPRAGMA application_id = %d; PRAGMA user_version = %d;", text, applicationID, version)
+	if err := w.conn.Exec(script); err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
 	}
-	text, err := migrations.ReadFile(names[version])
-	if err != nil {
-		return false, err
-	}
-	pragmas := fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d;", applicationID, version+1)
-	if err := w.conn.Exec(string(text) + pragmas); err != nil {
-		return false, fmt.Errorf("%s: %w", names[version], err)
-	}
-	return false, w.commit()
+	return version, nil
 }
 
 func migrationNames() ([]string, error) {

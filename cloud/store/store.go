@@ -4,12 +4,11 @@
 //
 // # Writing
 //
-// One connection writes. Exchanges and handshakes are committed in groups: the
-// units of work that wait (see Commit) go into one transaction and share one
-// fsync; each caller is told once its unit is durable, and never before. Several
-// processes may write one database: transactions take the write lock at their
-// beginning, and what must happen once is decided by conditional statements,
-// never by what a process remembers.
+// One connection writes. What devices send is committed in groups: the units of
+// work that wait (see Commit) go into one transaction and share one fsync; each
+// caller is told once its unit is durable, and never before. Transactions take
+// the write lock at their beginning, and what must happen once is decided by
+// conditional statements, never by what a process remembers.
 //
 // # Reading
 //
@@ -65,26 +64,27 @@ func (o Options) withDefaults() Options {
 }
 
 // Store is an open database. Its methods may be called from any goroutine.
-// Commit and Establish need Run to be running, the others do not.
+// Commit needs Run to be running, the others do not.
 type Store struct {
 	options Options
 	read    *sql.DB
 	queries queries
 
-	turn   chan struct{} // holds one token: whose it is may use writer; closed by Close
-	writer *writer       // used only by the holder of turn
+	turn   chan struct{} // holds one token: who takes it may use writer; closed by Close
+	writer *writer
 
 	queue   chan *unit
-	running atomic.Bool
-	stopped chan struct{} // closed when Run has returned or the store is closed
-	stop    sync.Once
+	running atomic.Bool   // Run runs or has run, or never will
+	closing chan struct{} // closed by Close
+	stopped chan struct{} // closed when Run takes no more units
+	once    sync.Once     // of Close
 	counts  counts
 }
 
 // Open opens the database file at path, creates it with mode 0600 where there
-// is none, and brings its schema up to date. It refuses a file that is not an
-// EcoWatt database, and one that a newer program has written. It starts
-// nothing: see Run.
+// is none, and brings its schema up to date. It refuses, without touching it, a
+// file that is not an EcoWatt database (ErrForeign) and one that a newer program
+// has written (*VersionError). It starts nothing: see Run.
 func Open(ctx context.Context, path string, options Options) (*Store, error) {
 	options = options.withDefaults()
 	w, err := openWriter(ctx, path, options.BusyTimeout)
@@ -96,6 +96,7 @@ func Open(ctx context.Context, path string, options Options) (*Store, error) {
 		writer:  w,
 		turn:    make(chan struct{}, 1),
 		queue:   make(chan *unit, options.QueueSize),
+		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
 	s.turn <- struct{}{}
@@ -108,25 +109,35 @@ func Open(ctx context.Context, path string, options Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends the store. Call it when Run has returned and nothing reads any
-// more; a Commit that still waits gets ErrClosed.
+// Close ends Run, waits for what is being written, and closes the database. A
+// query that is still running fails. Closing again does nothing.
 func (s *Store) Close() error {
-	s.stop.Do(func() { close(s.stopped) })
 	var err error
-	if s.read != nil {
-		err = s.read.Close()
-	}
-	if _, open := <-s.turn; !open { // whoever writes finishes first
-		return err
-	}
-	close(s.turn)
-	return errors.Join(err, s.writer.close())
+	s.once.Do(func() {
+		close(s.closing)
+		if s.running.CompareAndSwap(false, true) {
+			close(s.stopped)
+		}
+		<-s.stopped
+		<-s.turn
+		close(s.turn)
+		if s.read != nil {
+			err = s.read.Close()
+		}
+		err = errors.Join(err, s.writer.close())
+	})
+	return err
 }
 
-// Ready checks that the database answers.
+// Ready checks that the database can be read and that nothing has ended Run.
 func (s *Store) Ready(ctx context.Context) error {
-	var one int
-	if err := s.read.QueryRowContext(ctx, `SELECT 1`).Scan(&one); err != nil {
+	select {
+	case <-s.stopped:
+		return ErrClosed
+	default:
+	}
+	var version int
+	if err := s.read.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
 		return fmt.Errorf("asking the database: %w", unavailable(err))
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 type writer struct {
 	conn       *sqlite3.Conn
 	statements map[string]*sqlite3.Stmt
-	changed    int64 // rows changed since the transaction began
 }
 
 // prepare returns the statement for query, kept for the next time: the set of
@@ -42,9 +41,7 @@ func (w *writer) exec(query string, args ...any) (int64, error) {
 	if err := errors.Join(st.Exec(), st.ClearBindings()); err != nil {
 		return 0, err
 	}
-	n := w.conn.Changes()
-	w.changed += n
-	return n, nil
+	return w.conn.Changes(), nil
 }
 
 // row runs a statement with at most one row of result, scans it into dest
@@ -54,7 +51,7 @@ func (w *writer) row(query string, args []any, dest ...any) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	found := st.Step()
+	found := st.Step() // Reset returns its error
 	if found {
 		for i, d := range dest {
 			switch d := d.(type) {
@@ -69,13 +66,16 @@ func (w *writer) row(query string, args []any, dest ...any) (bool, error) {
 			}
 		}
 	}
-	return found && err == nil, errors.Join(err, st.Err(), st.Reset(), st.ClearBindings())
+	return found && err == nil, errors.Join(err, st.Reset(), st.ClearBindings())
 }
 
 func (w *writer) bind(query string, args []any) (*sqlite3.Stmt, error) {
 	st, err := w.prepare(query)
 	if err != nil {
 		return nil, err
+	}
+	if n := st.BindCount(); n != len(args) {
+		return nil, fmt.Errorf("binding %d values for %d: %.40q", len(args), n, query)
 	}
 	for i, arg := range args {
 		switch a := arg.(type) {
@@ -101,25 +101,24 @@ func (w *writer) bind(query string, args []any) (*sqlite3.Stmt, error) {
 	return st, nil
 }
 
-// begin takes the write lock of the database.
-func (w *writer) begin() error {
-	w.changed = 0
-	_, err := w.exec(`BEGIN IMMEDIATE`)
-	w.changed = 0
-	return err
-}
-
-func (w *writer) commit() error {
-	_, err := w.exec(`COMMIT`)
-	return err
-}
-
-// rollback ends the transaction if there is one; SQLite may have done so itself.
-func (w *writer) rollback() error {
-	if w.conn.GetAutocommit() {
-		return nil
+// transact runs do in a transaction, which has the write lock from its
+// beginning. What do did is durable when transact returns nil, and undone when
+// it returns an error or do panics.
+func (w *writer) transact(do func() error) (err error) {
+	if _, err := w.exec(`BEGIN IMMEDIATE`); err != nil {
+		return err
 	}
-	_, err := w.exec(`ROLLBACK`)
+	defer func() {
+		if w.conn.GetAutocommit() { // SQLite ends a transaction by itself when it must
+			return
+		}
+		_, undone := w.exec(`ROLLBACK`)
+		err = errors.Join(err, undone)
+	}()
+	if err := do(); err != nil {
+		return err
+	}
+	_, err = w.exec(`COMMIT`)
 	return err
 }
 
@@ -134,9 +133,12 @@ func (w *writer) close() error {
 // unavailable marks an error of the database that says nothing of what was
 // asked, only that it cannot be done now.
 func unavailable(err error) error {
+	if err == nil || errors.Is(err, ErrUnavailable) {
+		return err
+	}
 	for _, code := range []sqlite3.ErrorCode{
 		sqlite3.BUSY, sqlite3.LOCKED, sqlite3.FULL, sqlite3.IOERR, sqlite3.READONLY, sqlite3.CANTOPEN,
-		sqlite3.NOMEM, sqlite3.PERM, sqlite3.PROTOCOL, sqlite3.CORRUPT, sqlite3.NOTADB, sqlite3.INTERRUPT, sqlite3.NOLFS,
+		sqlite3.NOMEM, sqlite3.PERM, sqlite3.PROTOCOL, sqlite3.CORRUPT, sqlite3.NOTADB, sqlite3.NOLFS,
 	} {
 		if errors.Is(err, code) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -75,7 +75,8 @@ CREATE TABLE message (
 	PRIMARY KEY (device, msg_id)
 ) STRICT, WITHOUT ROWID;
 
--- Telemetry, in the order in which it came; rows are never changed.
+-- Telemetry, in the order in which it came. A row is never changed, but for a
+-- block that gets its place in time when the device's clock becomes known.
 CREATE TABLE block (
 	id       INTEGER PRIMARY KEY,
 	device   INTEGER NOT NULL REFERENCES device (id),
@@ -94,7 +95,9 @@ CREATE TABLE block (
 	CHECK (t0 IS NOT NULL OR boot_id IS NOT NULL)
 ) STRICT;
 
-CREATE INDEX block_time ON block (device, inverter, t0, t1);
+CREATE INDEX block_time ON block (device, inverter, t0, t1) WHERE t0 IS NOT NULL;
+
+CREATE INDEX block_unplaced ON block (device, boot_id) WHERE t0 IS NULL;
 
 -- Where the boots of a device lie in time: wall clock minus time since boot.
 CREATE TABLE boot (
