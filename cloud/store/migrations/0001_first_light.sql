@@ -45,14 +45,17 @@ CREATE TABLE session (
 	hs2        BLOB, -- the answer to repeat while pending
 	last_seq   INTEGER NOT NULL DEFAULT 0,
 	created_at INTEGER NOT NULL,
-	expires_at INTEGER NOT NULL,
-	seen_at    INTEGER, -- commit of the last accepted request
+	lifetime   INTEGER NOT NULL CHECK (lifetime > 0), -- ms from created_at, once it is active
+	expires_at INTEGER NOT NULL, -- soon while pending, then after its lifetime
+	seen_at    INTEGER, -- when the last request was accepted
 	UNIQUE (device, hs_no),
 	CHECK ((state = 'pending') = (hs2 IS NOT NULL)),
 	CHECK ((last_seq > 0) = (seen_at IS NOT NULL))
 ) STRICT;
 
 CREATE UNIQUE INDEX session_active ON session (device) WHERE state = 'active';
+
+CREATE INDEX session_expires ON session (expires_at);
 
 -- First handshake messages that were accepted once: never again.
 CREATE TABLE hs_seen (
