@@ -1,0 +1,106 @@
+// Package session owns the rules of handshakes and sessions in the cloud
+// (protocol, section 7): which HS1 gets a session, how many sessions of a device
+// may wait and for how long, when a session ends, and which request of it is
+// accepted. The store applies them, to what it reads and again within the
+// transaction that counts; the gateway does the cryptography.
+//
+//	            HS1 accepted            first REQ accepted
+//	(nothing) ───────────────> pending ────────────────────> active
+//	                              │                             │
+//	                              │ 120 s, 8 newer ones         │ its lifetime, 2^20 requests,
+//	                              │ or a later one active       │ or a later one active
+//	                              └──────────> gone <───────────┘
+//
+// A session that is gone is deleted, and its keys with it. Disabling a device
+// ends all of its sessions.
+package session
+
+import (
+	"errors"
+	"time"
+
+	"ecowatt"
+	"ecowatt/key"
+	"ecowatt/wire"
+)
+
+// Errors by which a handshake or a request is refused. A peer is told none of
+// them: all look the same to it.
+var (
+	ErrUnknown = errors.New("no such key or session")
+	ErrBarred  = errors.New("the device is disabled, or the key not its active one")
+	ErrReplay  = errors.New("accepted before, or older than what was accepted")
+	ErrExpired = errors.New("the session is too old, or used up")
+)
+
+// Sequence numbers the requests of a session.
+type Sequence = wire.Sequence
+
+// Session is what the store knows of a session.
+type Session struct {
+	SID       wire.SessionID
+	Device    int64            // row of the device in the store
+	Name      ecowatt.DeviceID // of the device
+	Epoch     key.Epoch
+	Handshake int64 // number of the handshake it came from, counted per device
+	Pending   bool  // no request of it was accepted yet
+	LastSeq   Sequence
+	Expires   time.Time
+	KEK       string // names the key-encryption key of Wrapped
+	Wrapped   []byte // the session's keys, bound to Name and SID
+}
+
+// Check is the rule by which a request is accepted: the session lives, and the
+// number is beyond all that were accepted before. Between one look at a session
+// and the next only the time and LastSeq change, and both only grow: what is
+// refused once stays refused, and what is accepted counts only in the
+// transaction that raises LastSeq. The error is ErrExpired or ErrReplay.
+func (s Session) Check(seq Sequence, now time.Time) error {
+	switch {
+	case !now.Before(s.Expires) || seq > wire.MaxSessionRequests:
+		return ErrExpired
+	case seq <= s.LastSeq:
+		return ErrReplay
+	}
+	return nil
+}
+
+// Claim asks for a request to be accepted.
+type Claim struct {
+	Session Session // as it was read before the request was opened
+	Seq     Sequence
+	At      time.Time
+}
+
+// Raised says what the acceptance of a request did.
+type Raised struct {
+	Before    Sequence // the number accepted before this one, 0 for none
+	Confirmed bool     // the session was pending and is active now
+	Ended     Ended    // what that did to the session before it
+}
+
+// Gap returns how many numbers were left out before seq.
+func (r Raised) Gap(seq Sequence) uint64 { return uint64(seq - r.Before - 1) }
+
+// Ended says what became of the session that was active before.
+type Ended int
+
+// What can become of it.
+const (
+	NoneEnded  Ended = iota // there was none
+	Superseded              // it lived, and a later handshake took its place
+	Outlived                // it had expired already
+)
+
+// Offer is a session ready to be stored: the cloud has done its half of the
+// handshake, on the condition that the store admits it (Past.Admit).
+type Offer struct {
+	KeyID    key.ID
+	HS1      [32]byte // Hash of the bytes of HS1
+	HS2      []byte   // the answer to them
+	SID      wire.SessionID
+	KEK      string
+	Wrapped  []byte
+	At       time.Time
+	Lifetime time.Duration // from At, as the device was told
+}
