@@ -137,11 +137,11 @@ func (s *Store) blocks(ctx context.Context, q ingest.Query, after place) ([]stor
 	for rows.Next() {
 		b := storedBlock{Block: ingest.Block{Placed: true}}
 		var names string
-		err := rows.Scan(&b.id, &b.place.t0, &b.t1, &b.Inverter, &b.Count, &b.Codec, &names, &b.Data)
+		err := rows.Scan(&b.id, &b.t0, &b.t1, &b.Inverter, &b.Count, &b.Codec, &names, &b.Data)
 		if err != nil {
 			return nil, err
 		}
-		b.T0, b.Span = b.place.t0, b.t1-b.place.t0
+		b.T0, b.Span = b.t0, b.t1-b.t0
 		b.Points = strings.Split(names, ",")
 		page = append(page, b)
 	}
@@ -150,12 +150,14 @@ func (s *Store) blocks(ctx context.Context, q ingest.Query, after place) ([]stor
 
 // queries are the prepared statements of the reads that run over and over.
 type queries struct {
-	inverter, blocks *sql.Stmt
+	inverter, blocks, past, session *sql.Stmt
 }
 
 func prepareQueries(ctx context.Context, db *sql.DB) (q queries, err error) {
-	if q.inverter, err = db.PrepareContext(ctx, selectInverter); err == nil {
-		q.blocks, err = db.PrepareContext(ctx, selectBlocks)
-	}
-	return q, unavailable(err)
+	var errs [4]error
+	q.inverter, errs[0] = db.PrepareContext(ctx, selectInverter)
+	q.blocks, errs[1] = db.PrepareContext(ctx, selectBlocks)
+	q.past, errs[2] = db.PrepareContext(ctx, selectPast)
+	q.session, errs[3] = db.PrepareContext(ctx, selectSession)
+	return q, unavailable(errors.Join(errs[:]...))
 }

@@ -1,26 +1,212 @@
 package store
 
 import (
+	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"math"
+	"time"
+
+	"ecowatt/cloud/session"
+	"ecowatt/key"
 )
 
 // everySession is a number beyond those of all handshakes.
 const everySession = math.MaxInt64
 
+// selectPast is what an HS1 is judged by: the same within the transaction that
+// decides and outside of it.
+const selectPast = `SELECT d.id, d.hs_no, d.hs_rate, k.epoch, k.state <> 'active' OR d.disabled <> 0,
+	EXISTS (SELECT 1 FROM hs_seen h WHERE h.device = d.id AND h.epoch = k.epoch AND h.hs1_hash = $1),
+	(SELECT s.hs2 FROM session s WHERE s.device = d.id AND s.epoch = k.epoch AND s.hs1_hash = $1
+		AND s.state = 'pending' AND s.expires_at > $2),
+	d.name, k.state, k.kek, k.wrapped
+	FROM device_key k JOIN device d ON d.id = k.device WHERE k.psk_id = $3`
+
+// Credential returns the key with this id and the past of its device as an HS1
+// with this hash meets it at that time. A key that is not there is
+// session.ErrUnknown.
+func (s *Store) Credential(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Credential, error) {
+	c := session.Credential{ID: id}
+	var (
+		number int64
+		state  string
+		kek    sql.NullString
+	)
+	err := s.queries.past.QueryRowContext(ctx, hs1[:], millis(at), id[:]).Scan(
+		&c.Device, &number, &c.Past.Bucket, &c.Epoch, &c.Past.Barred, &c.Past.Seen, &c.Past.Pending, &c.Name, &state, &kek, &c.Wrapped)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = session.ErrUnknown
+	}
+	if err != nil {
+		return session.Credential{}, fmt.Errorf("reading a key: %w", unavailable(err))
+	}
+	c.KEK, c.Retired = kek.String, state == "retired"
+	return c, nil
+}
+
+// Establish stores the session of an offer and returns its HS2, unless the
+// store knows better by now: then it returns the HS2 of a concurrent copy, or
+// the error of session.Past.Admit, or session.ErrUnknown, and nothing changes.
+// It needs Run to be running.
+func (s *Store) Establish(ctx context.Context, o session.Offer) ([]byte, error) {
+	var hs2 []byte
+	err := s.Commit(ctx, func(tx *Tx) (err error) {
+		hs2, err = tx.establish(o)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("storing a session: %w", err)
+	}
+	return hs2, nil
+}
+
+func (tx *Tx) establish(o session.Offer) ([]byte, error) {
+	at := millis(o.At)
+	var (
+		device, number, rate, epoch, barred, seen int64
+		past                                      session.Past
+	)
+	found, err := tx.w.row(selectPast, []any{o.HS1[:], at, o.KeyID[:]},
+		&device, &number, &rate, &epoch, &barred, &seen, &past.Pending)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, session.ErrUnknown
+	}
+	past.Bucket, past.Barred, past.Seen = session.Bucket(rate), barred != 0, seen != 0
+	again, bucket, err := past.Admit(o.At)
+	if err != nil || again != nil {
+		return again, err
+	}
+	if err := tx.sweep(at); err != nil {
+		return nil, err
+	}
+	number++
+	if err := tx.accept(o, device, epoch, number, bucket); err != nil {
+		return nil, err
+	}
+	_, err = tx.w.exec(`INSERT INTO session (sid, device, epoch, hs_no, state, kek, wrapped, hs1_hash, hs2, created_at, lifetime, expires_at)
+		VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11)`,
+		o.SID[:], device, epoch, number, o.KEK, o.Wrapped, o.HS1[:], o.HS2,
+		at, session.Age(o.Lifetime).Milliseconds(), at+session.PendingTime.Milliseconds())
+	if err != nil {
+		return nil, err
+	}
+	return o.HS2, tx.trim(device, epoch, number)
+}
+
+// accept decides: each of the two statements must change one row, whatever was
+// read before.
+func (tx *Tx) accept(o session.Offer, device, epoch, number int64, bucket session.Bucket) error {
+	n, err := tx.w.exec(`UPDATE device SET hs_no = $1, hs_rate = $2 WHERE id = $3 AND hs_no = $1 - 1 AND disabled = 0`,
+		number, int64(bucket), device)
+	if err != nil {
+		return fmt.Errorf("numbering a handshake: %w", err)
+	}
+	if n != 1 {
+		return session.ErrBarred
+	}
+	n, err = tx.w.exec(`INSERT INTO hs_seen (device, epoch, hs1_hash, hs_no) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		device, epoch, o.HS1[:], number)
+	if err != nil {
+		return fmt.Errorf("remembering a handshake: %w", err)
+	}
+	if n != 1 {
+		return session.ErrReplay
+	}
+	return nil
+}
+
+// trim drops what is too much of a device after its handshake of this number.
+func (tx *Tx) trim(device, epoch, number int64) error {
+	_, err := tx.w.exec(`DELETE FROM session WHERE device = $1 AND hs_no <= $2 AND state = 'pending'`,
+		device, number-session.MaxPending)
+	if err != nil {
+		return fmt.Errorf("dropping sessions that wait: %w", err)
+	}
+	_, err = tx.w.exec(`DELETE FROM hs_seen WHERE device = $1 AND epoch = $2 AND hs_no <= $3`,
+		device, epoch, number-session.SeenKept)
+	if err != nil {
+		return fmt.Errorf("forgetting handshakes: %w", err)
+	}
+	return nil
+}
+
+// sweepSize is how many expired sessions go with each new one: more than come.
+const sweepSize = 2
+
+// sweep deletes some sessions that have expired, of whichever devices, so that
+// the keys of a device that never comes back do not stay.
+func (tx *Tx) sweep(at int64) error {
+	for range sweepSize {
+		var sid []byte
+		var device, seen int64
+		found, err := tx.w.row(`SELECT sid, device, seen_at FROM session WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1`,
+			[]any{at}, &sid, &device, &seen)
+		if err != nil || !found {
+			return err
+		}
+		if err := tx.seen(device, seen); err != nil {
+			return err
+		}
+		if _, err := tx.w.exec(`DELETE FROM session WHERE sid = $1`, sid); err != nil {
+			return fmt.Errorf("deleting an expired session: %w", err)
+		}
+	}
+	return nil
+}
+
+// seen keeps when a device was last seen, for when its session is gone. 0 says
+// nothing.
+func (tx *Tx) seen(device, at int64) error {
+	if at == 0 {
+		return nil
+	}
+	_, err := tx.w.exec(`UPDATE device SET last_seen = $1 WHERE id = $2 AND coalesce(last_seen, 0) < $1`, at, device)
+	if err != nil {
+		return fmt.Errorf("noting when a device was last seen: %w", err)
+	}
+	return nil
+}
+
 // endSessions deletes the sessions of a device that came from handshakes with
 // a smaller number than below, their keys with them, and returns how many that
 // were. When the device was last seen stays known.
 func (tx *Tx) endSessions(device, below int64) (int64, error) {
-	_, err := tx.w.exec(`UPDATE device SET last_seen = (SELECT max(s.seen_at) FROM session s WHERE s.device = $1 AND s.hs_no < $2)
-		WHERE id = $1 AND coalesce(last_seen, 0) < (SELECT max(s.seen_at) FROM session s WHERE s.device = $1 AND s.hs_no < $2)`,
-		device, below)
+	var seen int64
+	_, err := tx.w.row(`SELECT max(seen_at) FROM session WHERE device = $1 AND hs_no < $2`, []any{device, below}, &seen)
+	if err == nil {
+		err = tx.seen(device, seen)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("noting when a device was last seen: %w", err)
+		return 0, err
 	}
 	n, err := tx.w.exec(`DELETE FROM session WHERE device = $1 AND hs_no < $2`, device, below)
 	if err != nil {
 		return 0, fmt.Errorf("ending sessions: %w", err)
 	}
 	return n, nil
+}
+
+const selectSession = `SELECT s.device, d.name, s.epoch, s.hs_no, s.state = 'pending', s.last_seq, s.expires_at, s.kek, s.wrapped
+	FROM session s JOIN device d ON d.id = s.device WHERE s.sid = $1`
+
+// Session returns the session of this id, expired or not. One that is not
+// there, or not any more, is session.ErrUnknown.
+func (s *Store) Session(ctx context.Context, sid [16]byte) (session.Session, error) {
+	x := session.Session{SID: sid}
+	var expires int64
+	err := s.queries.session.QueryRowContext(ctx, sid[:]).Scan(
+		&x.Device, &x.Name, &x.Epoch, &x.Handshake, &x.Pending, &x.LastSeq, &expires, &x.KEK, &x.Wrapped)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = session.ErrUnknown
+	}
+	if err != nil {
+		return session.Session{}, fmt.Errorf("reading a session: %w", unavailable(err))
+	}
+	x.Expires = moment(expires)
+	return x, nil
 }

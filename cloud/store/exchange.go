@@ -1,0 +1,89 @@
+package store
+
+import (
+	"fmt"
+
+	"ecowatt/cloud/session"
+)
+
+// Raise accepts a request: it raises the session's last_seq to the claim's
+// number, and makes a session active that was pending. It is the decision about
+// replay, and everything that the request causes happens in its transaction.
+// Refused is what session.Session.Check refuses, and a session that is gone
+// (session.ErrUnknown); then nothing has changed.
+func (tx *Tx) Raise(c session.Claim) (session.Raised, error) {
+	s := c.Session
+	if s.Pending || c.Seq != s.LastSeq+1 {
+		// Most requests are the next one of an active session, and the update
+		// alone decides. The others want to know what they replace.
+		if err := tx.again(&s); err != nil {
+			return session.Raised{}, err
+		}
+		if err := s.Check(c.Seq, c.At); err != nil {
+			return session.Raised{}, err
+		}
+	}
+	if s.Pending {
+		return tx.confirm(s, c)
+	}
+	n, err := tx.w.exec(`UPDATE session SET last_seq = $1, seen_at = $2
+		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'active'`,
+		int64(c.Seq), millis(c.At), s.SID[:])
+	if err != nil {
+		return session.Raised{}, fmt.Errorf("raising a sequence number: %w", err)
+	}
+	if n == 1 {
+		return session.Raised{Before: s.LastSeq}, nil
+	}
+	if err := tx.again(&s); err != nil {
+		return session.Raised{}, err
+	}
+	if err := s.Check(c.Seq, c.At); err != nil {
+		return session.Raised{}, err
+	}
+	return session.Raised{}, session.ErrReplay
+}
+
+// again reads what may have changed of a session since s was read.
+func (tx *Tx) again(s *session.Session) error {
+	var pending, last, expires int64
+	found, err := tx.w.row(`SELECT state = 'pending', last_seq, expires_at FROM session WHERE sid = $1`,
+		[]any{s.SID[:]}, &pending, &last, &expires)
+	if err != nil {
+		return fmt.Errorf("reading a session: %w", err)
+	}
+	if !found {
+		return session.ErrUnknown
+	}
+	s.Pending, s.LastSeq, s.Expires = pending != 0, session.Sequence(last), moment(expires)
+	return nil
+}
+
+// confirm makes a pending session the active one of its device and ends all of
+// earlier handshakes. That it is there itself proves that no later one is active.
+func (tx *Tx) confirm(s session.Session, c session.Claim) (session.Raised, error) {
+	raised := session.Raised{Confirmed: true}
+	var expires int64
+	found, err := tx.w.row(`SELECT expires_at FROM session WHERE device = $1 AND state = 'active'`, []any{s.Device}, &expires)
+	switch {
+	case err != nil:
+		return session.Raised{}, fmt.Errorf("reading the active session: %w", err)
+	case found && c.At.Before(moment(expires)):
+		raised.Ended = session.Superseded
+	case found:
+		raised.Ended = session.Outlived
+	}
+	if _, err := tx.endSessions(s.Device, s.Handshake); err != nil {
+		return session.Raised{}, err
+	}
+	n, err := tx.w.exec(`UPDATE session SET state = 'active', hs2 = NULL, last_seq = $1, seen_at = $2, expires_at = created_at + lifetime
+		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'pending'`,
+		int64(c.Seq), millis(c.At), s.SID[:])
+	if err != nil {
+		return session.Raised{}, fmt.Errorf("confirming a session: %w", err)
+	}
+	if n != 1 {
+		return session.Raised{}, session.ErrReplay
+	}
+	return raised, nil
+}
