@@ -197,28 +197,6 @@ func TestAnnouncedLengthsAllocateNothing(t *testing.T) {
 	}
 }
 
-// A block may announce 4096 points by 4096 samples, 16 million values, in a few
-// kilobytes.
-func TestBlockBombAllocatesNothing(t *testing.T) {
-	w := &writer{}
-	w.array(1 + 4000)
-	w.array(maxArray)
-	w.b = append(w.b, make([]byte, maxArray)...)
-	for range 4000 {
-		w.array(0)
-	}
-	b := TelemetryBlock{Points: make([]string, 4000), Count: maxArray, Data: w.b}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	if _, err := b.Plain(); !errors.Is(err, ErrSchema) {
-		t.Errorf("%v, want ErrSchema", err)
-	}
-	runtime.ReadMemStats(&after)
-	if grown := after.TotalAlloc - before.TotalAlloc; grown > 1<<20 {
-		t.Errorf("%d bytes were allocated", grown)
-	}
-}
-
 func TestHalfFloats(t *testing.T) {
 	for bits := range uint32(1 << 16) {
 		x := fromHalf(uint16(bits))

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"fmt"
-	"math"
 
 	"ecowatt"
 )
@@ -74,7 +73,8 @@ func DecodeTelemetry(body []byte) (TelemetryBlock, error) {
 	return b, nil
 }
 
-// PlainBlock packs a block with codec 0. The times of its samples are ms
+// PlainBlock packs a block with codec 0, which the cloud unpacks where it keeps
+// blocks (cloud/ingest). The times of its samples are ms
 // since 1970 where boot is nil, else ms since that boot; they must not go back.
 func PlainBlock(b ecowatt.Block, boot *BootID) (TelemetryBlock, error) {
 	if len(b.Samples) == 0 {
@@ -109,53 +109,4 @@ func PlainBlock(b ecowatt.Block, boot *BootID) (TelemetryBlock, error) {
 	data, err := w.done()
 	t.Data = data
 	return t, err
-}
-
-// Plain unpacks a block of codec 0. The times of its samples are ms since 1970,
-// or ms since boot where Boot is set. The error wraps ErrSchema.
-func (b TelemetryBlock) Plain() (ecowatt.Block, error) {
-	t0 := b.T0
-	if b.Boot != nil {
-		t0 = b.Boot.Mono
-	}
-	out := ecowatt.Block{Inverter: b.Inverter, Points: b.Points}
-	r := &reader{b: b.Data}
-	if b.Codec != CodecPlain {
-		r.fail("codec %d is not plain", b.Codec)
-	}
-	r.tuple(1+len(b.Points), func() {
-		r.list(func() {
-			at := r.time()
-			if at > math.MaxInt64-t0 {
-				r.fail("a time out of range")
-			}
-			out.Samples = append(out.Samples, ecowatt.Sample{At: t0 + at})
-		})
-		n := len(out.Samples) * len(b.Points) // both at most maxArray
-		if n > len(r.b)-r.pos {
-			r.fail("a length beyond the end")
-			return
-		}
-		values := make([]ecowatt.Value, n)
-		for i := range out.Samples {
-			out.Samples[i].Values, values = values[:len(b.Points):len(b.Points)], values[len(b.Points):]
-		}
-		for p := range b.Points {
-			r.tuple(len(out.Samples), func() {
-				for i := range out.Samples {
-					if !r.null() {
-						out.Samples[i].Values[p] = ecowatt.Known(r.int())
-					}
-				}
-			})
-		}
-	})
-	if r.err == nil && uint64(len(out.Samples)) != b.Count {
-		r.fail("not as many samples as announced")
-	}
-	r.end()
-	if r.err != nil {
-		return ecowatt.Block{}, fmt.Errorf("unpacking a block: %w", r.err)
-	}
-	return out, nil
 }

@@ -10,8 +10,8 @@ import (
 
 // Limits of a telemetry block. A block beyond them is invalid.
 const (
-	MaxPoints  = 256
 	MaxSamples = 4096                // as many as an array of the wire may have
+	MaxPoints  = 4095                // as many as there is room for beside the times
 	MaxSpan    = 32 * 24 * time.Hour // from t0 to the last sample
 )
 
@@ -81,17 +81,8 @@ func Check(t Telemetry, now time.Time) (Block, error) {
 	if err != nil {
 		return Block{}, err
 	}
-	for i := 1; i < len(samples); i++ {
-		if samples[i].At <= samples[i-1].At {
-			return Block{}, invalid("sample %d is not later than the one before it", i)
-		}
-	}
-	if samples[0].At < 0 {
-		return Block{}, invalid("the first sample is before t0")
-	}
-	b.Span = samples[len(samples)-1].At
-	if b.Span > MaxSpan.Milliseconds() {
-		return Block{}, invalid("the samples span more than %d days", MaxSpan/(24*time.Hour))
+	if b.Span, err = span(samples); err != nil {
+		return Block{}, err
 	}
 	switch {
 	case b.Boot != nil && (b.Boot.Mono < 0 || b.Boot.Mono > maxMono):
@@ -102,6 +93,21 @@ func Check(t Telemetry, now time.Time) (Block, error) {
 		b.T0, b.Placed = t.T0, true
 	}
 	return b, nil
+}
+
+// span returns the ms from t0 to the last of at least one sample.
+func span(samples []ecowatt.Sample) (int64, error) {
+	var last int64
+	for i, s := range samples {
+		if s.At < last {
+			return 0, invalid("sample %d is before t0 or the sample before it", i)
+		}
+		last = s.At
+	}
+	if last > MaxSpan.Milliseconds() {
+		return 0, invalid("the samples span more than %d days", MaxSpan/(24*time.Hour))
+	}
+	return last, nil
 }
 
 // maxMono is a hundred years in ms: no device has been up for longer.
@@ -136,9 +142,10 @@ func (b Block) decode() ([]ecowatt.Sample, error) {
 	return decodePlain(b.Data, len(b.Points), b.Count)
 }
 
-// Select returns what q asks for of a stored and placed block. It reports
-// false when nothing of the block is asked for. describe gives unit and
-// exponent of a point.
+// Select returns what q asks for of a stored and placed block: the samples of
+// its time, with the points it names in its order, missing where the block has
+// no such point. It reports false when nothing of the block is asked for.
+// describe gives unit and exponent of a point.
 func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Point) (Part, bool, error) {
 	columns, ok := b.columns(q.Points)
 	if !ok || !b.Placed || q.Inverter != "" && q.Inverter != b.Inverter {

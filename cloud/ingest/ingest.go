@@ -16,17 +16,18 @@ import (
 type Query struct {
 	Device   ecowatt.DeviceID
 	Inverter string    // only this one; empty for all
-	From, To time.Time // samples with From <= time < To
+	From, To time.Time // samples with From <= time < To, to the millisecond; both must be set
 	Points   []string  // only these, in this order; empty for all
 }
 
 // Part is a run of samples of one inverter that share their points: what a
-// query yields, oldest first per inverter. A sample that was not taken is not
-// there, a value that could not be read is a missing one; neither is filled in.
+// query yields, per inverter in the order of time. A sample that was not taken
+// is not there, a value that could not be read is a missing one; neither is
+// filled in.
 type Part struct {
 	Inverter string
 	Points   []ecowatt.Point  // unit and exponent as the inventory says; name only where it is silent
-	Samples  []ecowatt.Sample // At in ms since 1970, ascending
+	Samples  []ecowatt.Sample // At in ms since 1970, none before the one before it
 }
 
 // Kind is the kind of a message (PROTOCOL section 4).
