@@ -8,11 +8,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ncruces/go-sqlite3"
+
 	"ecowatt"
 	"ecowatt/cloud/audit"
 	"ecowatt/cloud/registry"
 	"ecowatt/key"
-	"github.com/ncruces/go-sqlite3"
 )
 
 // defaultLimit is how many rows a list has when its filter names no limit.

@@ -153,11 +153,21 @@ type queries struct {
 	inverter, blocks, past, session *sql.Stmt
 }
 
-func prepareQueries(ctx context.Context, db *sql.DB) (q queries, err error) {
-	var errs [4]error
-	q.inverter, errs[0] = db.PrepareContext(ctx, selectInverter)
-	q.blocks, errs[1] = db.PrepareContext(ctx, selectBlocks)
-	q.past, errs[2] = db.PrepareContext(ctx, selectPast)
-	q.session, errs[3] = db.PrepareContext(ctx, selectSession)
-	return q, unavailable(errors.Join(errs[:]...))
+// prepareQueries prepares them on connections as they are needed; they are
+// closed with db.
+func prepareQueries(ctx context.Context, db *sql.DB) (queries, error) {
+	var q queries
+	for text, dest := range map[string]**sql.Stmt{
+		selectInverter: &q.inverter,
+		selectBlocks:   &q.blocks,
+		selectPast:     &q.past,
+		selectSession:  &q.session,
+	} {
+		statement, err := db.PrepareContext(ctx, text)
+		if err != nil {
+			return queries{}, unavailable(err)
+		}
+		*dest = statement
+	}
+	return q, nil
 }
