@@ -1,0 +1,116 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+
+	"ecowatt/inverter"
+	"ecowatt/inverter/modbus"
+)
+
+// limitPoint is the point that can be written.
+const limitPoint = "export_power_percent"
+
+// layout says where in the registers of a profile which word stands.
+type layout map[address]place
+
+type address struct {
+	table inverter.Table
+	word  uint16
+}
+
+// place is one word of a register.
+type place struct {
+	register inverter.Register
+	word     int
+}
+
+// newLayout lays out the registers of a profile. It refuses points that no
+// inverter here has.
+func newLayout(p inverter.Profile) (layout, error) {
+	l := layout{}
+	for _, r := range p.Registers {
+		if _, ok := measured(r.Point.Name, reading{}, 0); !ok {
+			return nil, fmt.Errorf("profile %s: the simulator has no point %q", p.Name, r.Point.Name)
+		}
+		if r.Point.Writable && r.Point.Name != limitPoint {
+			return nil, fmt.Errorf("profile %s: point %q cannot be written here", p.Name, r.Point.Name)
+		}
+		for i := range r.Type.Words() {
+			l[address{r.Table, r.Address + uint16(i)}] = place{r, i}
+		}
+	}
+	return l, nil
+}
+
+// measured is the value of a point, in its unit, of an inverter that measures r
+// and is limited to limit percent.
+func measured(point string, r reading, limit float64) (float64, bool) {
+	switch point {
+	case "vac1":
+		return r.vac, true
+	case "iac1":
+		return r.iac, true
+	case "fac1":
+		return r.fac, true
+	case "vpv1":
+		return r.vpv[0], true
+	case "vpv2":
+		return r.vpv[1], true
+	case "ipv1":
+		return r.ipv[0], true
+	case "ipv2":
+		return r.ipv[1], true
+	case "temp":
+		return r.temp, true
+	case "pac":
+		return r.pac, true
+	case limitPoint:
+		return limit, true
+	}
+	return 0, false
+}
+
+// read returns the words that r asks for.
+func (l layout) read(r modbus.Request, now reading, limit float64) ([]uint16, error) {
+	words := make([]uint16, r.Count)
+	for i := range words {
+		at, ok := l[address{inverter.Table(r.Function), r.Address + uint16(i)}]
+		if !ok {
+			return nil, l.refusal(inverter.Table(r.Function))
+		}
+		point := at.register.Point
+		value, _ := measured(point.Name, now, limit)
+		encoded, err := at.register.Encode(int64(math.Round(value * math.Pow10(-point.Exponent))))
+		if err != nil {
+			return nil, fmt.Errorf("encoding %s: %w", point.Name, err)
+		}
+		words[i] = encoded[at.word]
+	}
+	return words, nil
+}
+
+// refusal is the exception for an address that is not in a table: an inverter
+// without any register of that table does not know the function.
+func (l layout) refusal(t inverter.Table) error {
+	for at := range l {
+		if at.table == t {
+			return modbus.ErrIllegalAddress
+		}
+	}
+	return modbus.ErrIllegalFunction
+}
+
+// write returns the limit, in percent, that r orders.
+func (l layout) write(r modbus.Request) (float64, error) {
+	at, ok := l[address{inverter.Holding, r.Address}]
+	g := at.register
+	if !ok || !g.Point.Writable || at.word != 0 || len(r.Values) != g.Type.Words() {
+		return 0, modbus.ErrIllegalAddress
+	}
+	raw, err := g.Decode(r.Values)
+	if err != nil || g.CheckWrite(raw) != nil {
+		return 0, modbus.ErrIllegalValue
+	}
+	return float64(raw) * math.Pow10(g.Point.Exponent), nil
+}
