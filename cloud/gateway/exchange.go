@@ -1,0 +1,97 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+
+	"ecowatt/cloud/ingest"
+	"ecowatt/cloud/registry"
+	"ecowatt/cloud/session"
+	"ecowatt/key"
+	"ecowatt/wire"
+	"ecowatt/wire/record"
+)
+
+// exchange answers a REQ (protocol, section 7, rule 3). The checks come in the
+// order of section 3; up to the seal every failure looks the same.
+func (g *Gateway) exchange(ctx context.Context, msg []byte) ([]byte, *refusal) {
+	header, err := wire.Parse(msg, wire.REQ)
+	if err != nil {
+		return nil, malformed(err)
+	}
+	s, err := g.store.Session(ctx, header.Session())
+	if err != nil {
+		return nil, g.exchangeRefused(ctx, "looking up a session", err)
+	}
+	keys, err := g.keys.UnwrapSession(s.KEK, s.Wrapped, string(s.Name), s.SID)
+	if err != nil {
+		return nil, g.unavailable(ctx, "unwrapping session keys", err)
+	}
+	defer keys.Destroy()
+	body, mac, opening := record.OpenRequest(keys, msg)
+	if opening != nil && !errors.Is(opening, wire.ErrSchema) {
+		return nil, refuse(wire.ExchangeBadMAC)
+	}
+	claim := session.Claim{Session: s, Seq: header.Sequence(), At: g.now()}
+	// What the session as read refuses already stays refused: it need not take a
+	// place in the line of those who write.
+	if err := s.Check(claim.Seq, claim.At); err != nil {
+		return nil, g.exchangeRefused(ctx, "", err)
+	}
+	u := understand(claim, body, opening)
+	if err := g.store.Commit(ctx, u.apply); err != nil {
+		return nil, g.exchangeRefused(ctx, "committing an exchange", err)
+	}
+	answer, err := g.seal(keys, claim, mac, u)
+	if err != nil {
+		return nil, g.unavailable(ctx, "sealing an answer", err)
+	}
+	return answer, nil
+}
+
+// exchangeRefused tells a refusal of package session from a failure of our own.
+func (g *Gateway) exchangeRefused(ctx context.Context, doing string, err error) *refusal {
+	if reason := session.ExchangeReason(err); reason != "" {
+		return refuse(reason)
+	}
+	return g.unavailable(ctx, doing, err)
+}
+
+// understand makes a unit of work of the body of a request. opening is the error
+// that came with it: what was inside the seal was not even padded right.
+func understand(claim session.Claim, body []byte, opening error) *unit {
+	u := &unit{claim: claim}
+	if opening != nil {
+		u.problem = opening.Error()
+		return u
+	}
+	q, err := wire.DecodeRequest(body)
+	if err != nil {
+		u.problem = err.Error()
+		return u
+	}
+	at := ingest.Instant{Boot: ingest.BootID(q.At.Boot), Mono: q.At.Mono}
+	var wall *ingest.Wall
+	if q.Wall != nil {
+		wall = &ingest.Wall{At: q.Wall.At, Uncertainty: q.Wall.Uncertainty}
+	}
+	u.clock = ingest.ClockOf(at, wall, claim.At)
+	if f := q.Firmware; f != nil {
+		u.firmware = &registry.Firmware{Release: f.Release, State: string(f.State), Version: clean(f.Version, maxLine)}
+	}
+	u.messages = plan(q, claim)
+	return u
+}
+
+// seal makes the answer to a request whose unit is on disk.
+func (g *Gateway) seal(keys key.Session, claim session.Claim, mac record.MAC, u *unit) ([]byte, error) {
+	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, NextSlot: g.slot}
+	if u.problem != "" {
+		answer.Failure = &wire.Failure{Code: wire.ExchangeSchema, Text: clean(u.problem, maxText)}
+	}
+	body, err := wire.EncodeAnswer(answer)
+	if err != nil {
+		return nil, err
+	}
+	return record.SealAnswer(keys, claim.Session.SID, claim.Seq, mac, g.random, body)
+}

@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"ecowatt/cloud/session"
+	"ecowatt/key"
+	"ecowatt/wire"
+	"ecowatt/wire/noise"
+)
+
+// newNobody makes the credential that stands in for one that there is not, so
+// that an unknown id costs what a wrong key costs: to unwrap a key, to derive
+// from it, and to check a tag. No device can have its name.
+func newNobody(keys Keys, random io.Reader) (session.Credential, error) {
+	nobody := session.Credential{Name: "(nobody)", Epoch: 1}
+	secret, err := key.NewDevice(random)
+	if err != nil {
+		return session.Credential{}, fmt.Errorf("making a key for nobody: %w", err)
+	}
+	defer secret.Destroy()
+	nobody.KEK, nobody.Wrapped, err = keys.WrapDevice(secret, string(nobody.Name), nobody.ID, nobody.Epoch)
+	if err != nil {
+		return session.Credential{}, fmt.Errorf("wrapping a key for nobody: %w", err)
+	}
+	return nobody, nil
+}
+
+// handshake answers an HS1 (protocol, section 7, rule 1). Before the tag is
+// checked all of them cost the same; before work on the curve, repetitions and
+// devices that ask too often are out.
+func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) {
+	now := g.now()
+	header, err := wire.Parse(hs1, wire.HS1)
+	if err != nil {
+		return nil, malformed(err)
+	}
+	hash := session.Hash(hs1)
+	c, err := g.store.Credential(ctx, header.KeyID(), hash, now)
+	unknown := errors.Is(err, session.ErrUnknown)
+	if err != nil && !unknown {
+		return nil, g.unavailable(ctx, "looking up a key", err)
+	}
+	tried := c
+	if unknown || c.Retired {
+		tried = g.nobody
+	}
+	secret, err := g.keys.UnwrapDevice(tried.KEK, tried.Wrapped, string(tried.Name), tried.ID, tried.Epoch)
+	if err != nil {
+		return nil, g.unavailable(ctx, "unwrapping a device key", err)
+	}
+	responder, err := accept(secret, hs1)
+	switch {
+	case unknown:
+		return nil, refuse(wire.HandshakeUnknownID)
+	case c.Retired:
+		return nil, refuse(wire.HandshakeOldEpoch)
+	case err != nil || header.Epoch() != c.Epoch:
+		return nil, refuse(wire.HandshakeBadTag)
+	}
+	again, _, err := c.Past.Admit(now)
+	if err != nil {
+		return nil, g.handshakeRefused(ctx, err)
+	}
+	if again != nil {
+		return again, nil
+	}
+	return g.establish(ctx, session.Offer{KeyID: c.ID, HS1: hash, At: now}, string(c.Name), responder)
+}
+
+// accept checks the tag of HS1. It spends the key.
+func accept(secret key.Device, hs1 []byte) (*noise.Responder, error) {
+	defer secret.Destroy()
+	psk := secret.NoisePSK(wire.Suite1)
+	defer psk.Destroy()
+	return noise.Accept(psk, hs1)
+}
+
+// establish does the work on the curve, outside of any transaction, and then
+// stores the session, unless a concurrent copy of the same HS1 was faster.
+func (g *Gateway) establish(ctx context.Context, o session.Offer, device string, responder *noise.Responder) ([]byte, *refusal) {
+	var err error
+	if o.Lifetime, err = session.DrawLifetime(g.random); err != nil {
+		return nil, g.unavailable(ctx, "drawing randomness", err)
+	}
+	welcome := wire.Welcome{
+		ServerTime: o.At.UnixMilli(), Lifetime: o.Lifetime, MaxRequest: wire.MaxRequest, SlotHint: g.slot,
+	}
+	hs2, secrets, err := responder.Finish(welcome, g.random)
+	if errors.Is(err, noise.ErrRefused) { // an ephemeral key of low order
+		return nil, refuse(wire.HandshakeBadTag)
+	}
+	if err != nil {
+		return nil, g.unavailable(ctx, "shaking hands", err)
+	}
+	defer secrets.Keys.Destroy()
+	o.HS2, o.SID = hs2, secrets.SID
+	if o.KEK, o.Wrapped, err = g.keys.WrapSession(secrets.Keys, device, secrets.SID); err != nil {
+		return nil, g.unavailable(ctx, "wrapping session keys", err)
+	}
+	if hs2, err = g.store.Establish(ctx, o); err != nil {
+		return nil, g.handshakeRefused(ctx, err)
+	}
+	return hs2, nil
+}
+
+// handshakeRefused tells a refusal of package session from a failure of our own.
+func (g *Gateway) handshakeRefused(ctx context.Context, err error) *refusal {
+	reason := session.HandshakeReason(err)
+	if reason == "" {
+		return g.unavailable(ctx, "storing a session", err)
+	}
+	var busy *session.BusyError
+	if errors.As(err, &busy) {
+		return &refusal{code: wire.CodeBusy, retryAfter: max(busy.RetryAfter, time.Second), reason: reason}
+	}
+	return refuse(reason)
+}

@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"fmt"
+	"strconv"
+
+	"ecowatt/cloud/audit"
+	"ecowatt/cloud/ingest"
+	"ecowatt/cloud/registry"
+	"ecowatt/cloud/session"
+	"ecowatt/wire"
+)
+
+// unit is everything that one request causes, in one transaction.
+type unit struct {
+	claim    session.Claim
+	problem  string // why the body makes no sense; then the request only counts as sent
+	clock    ingest.Clock
+	firmware *registry.Firmware // nil when the device did not say
+	messages []message
+
+	// What apply leaves. It is read only after the commit.
+	results []wire.Result
+	records []audit.Record
+}
+
+// apply is the unit of work. It may run twice.
+func (u *unit) apply(tx Tx) error {
+	u.results, u.records = make([]wire.Result, 0, len(u.messages)), nil
+	raised, err := tx.Raise(u.claim)
+	if err != nil {
+		return err
+	}
+	u.tellSession(raised)
+	if u.problem != "" {
+		u.tell("request.not_understood", clean("a request makes no sense: "+u.problem, maxText), "reason", string(wire.ExchangeSchema))
+		return u.write(tx)
+	}
+	// A session lasts as long as a boot at most, so its first request brings the
+	// clock of it; later it is asked for only by who needs it.
+	if raised.Confirmed || u.untimed() {
+		if err := tx.Observe(u.claim.Session.Device, u.clock, u.claim.At); err != nil {
+			return err
+		}
+	}
+	if u.firmware != nil {
+		if err := u.report(tx, registry.Report{At: u.claim.At, Firmware: u.firmware}); err != nil {
+			return err
+		}
+	}
+	for _, m := range u.messages {
+		if err := u.take(tx, m); err != nil {
+			return err
+		}
+	}
+	u.tellProblems()
+	return u.write(tx)
+}
+
+// untimed reports whether there is a block that was timed since boot.
+func (u *unit) untimed() bool {
+	for _, m := range u.messages {
+		if m.Block != nil && m.Block.Boot != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// take makes one message take effect, once, and adds its result.
+func (u *unit) take(tx Tx, m message) error {
+	result := wire.Result{ID: m.ID}
+	if m.problem != "" {
+		result.Status, result.Text = wire.Invalid, m.problem
+		u.results = append(u.results, result)
+		return nil
+	}
+	status, err := tx.Take(u.claim.Session.Device, m.Message, u.claim.At)
+	if err != nil {
+		return err
+	}
+	result.Status = wire.Status(status)
+	u.results = append(u.results, result)
+	if status != ingest.Stored {
+		return nil
+	}
+	u.records = append(u.records, m.log...)
+	if m.inventory != nil {
+		return u.report(tx, registry.Report{At: u.claim.At, Inventory: m.inventory})
+	}
+	return nil
+}
+
+// report stores what the device says of itself, and tells of it when it is new.
+func (u *unit) report(tx Tx, r registry.Report) error {
+	news, err := tx.Report(u.claim.Session.Device, r)
+	if err != nil {
+		return err
+	}
+	if f := r.Firmware; news.Firmware {
+		u.tell("firmware.reported", fmt.Sprintf("firmware %s, %s", f.Version, f.State),
+			"release", strconv.FormatUint(f.Release, 10), "state", f.State, "version", f.Version)
+	}
+	if v := r.Inventory; news.Inventory {
+		u.tell("inventory.reported", fmt.Sprintf("agent %s, inverters: %d", v.AgentVersion, len(v.Inverters)),
+			"agent_version", v.AgentVersion, "hardware", v.Hardware, "control_allowed", strconv.FormatBool(v.ControlAllowed))
+	}
+	return nil
+}
+
+// tellSession tells what the acceptance of the request did to sessions.
+func (u *unit) tellSession(raised session.Raised) {
+	s := u.claim.Session
+	if raised.Confirmed {
+		u.tell("session.confirmed", "session confirmed", "reason", string(wire.SessionConfirmed),
+			"handshake", strconv.FormatInt(s.Handshake, 10), "epoch", strconv.FormatUint(uint64(s.Epoch), 10))
+	}
+	switch raised.Ended {
+	case session.NoneEnded:
+	case session.Superseded:
+		u.tell("session.superseded", "the new session took the place of a living one", "reason", string(wire.SessionSuperseded))
+	case session.Outlived:
+		u.tell("session.expired", "the session before had expired", "reason", string(wire.SessionExpired))
+	}
+	if gap := raised.Gap(u.claim.Seq); gap > 0 {
+		u.tell("session.gap", fmt.Sprintf("requests that did not arrive: %d", gap), "reason", string(wire.ExchangeGap),
+			"after", strconv.FormatUint(uint64(raised.Before), 10), "at", strconv.FormatUint(uint64(u.claim.Seq), 10))
+	}
+}
+
+// tellProblems tells of the messages that were not taken: one record for each
+// kind of problem, however many there are.
+func (u *unit) tellProblems() {
+	for _, p := range []struct {
+		status       wire.Status
+		action, text string
+		reason       wire.Reason
+	}{
+		{wire.Invalid, "message.invalid", "messages that can never be stored: %d", wire.ExchangeSchema},
+		{wire.Conflict, "message.conflict", "messages under an id that was used for other bytes: %d", wire.ExchangeConflict},
+	} {
+		count, first := 0, wire.Result{}
+		for _, r := range u.results {
+			if r.Status != p.status {
+				continue
+			}
+			if count == 0 {
+				first = r
+			}
+			count++
+		}
+		if count > 0 {
+			u.tell(p.action, fmt.Sprintf(p.text, count), "reason", string(p.reason), "first", first.ID.String(), "problem", first.Text)
+		}
+	}
+}
+
+// tell adds a record of the device to be written. attrs are names and values in
+// turn; one without a value is left out.
+func (u *unit) tell(action, text string, attrs ...string) {
+	r := deviceRecord(u.claim, action, text)
+	for i := 0; i+1 < len(attrs); i += 2 {
+		if attrs[i+1] != "" {
+			r.Attrs[attrs[i]] = attrs[i+1]
+		}
+	}
+	u.records = append(u.records, r)
+}
+
+func (u *unit) write(tx Tx) error {
+	for _, r := range u.records {
+		if err := tx.Append(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deviceRecord is a record of what the device of a request did.
+func deviceRecord(claim session.Claim, action, text string) audit.Record {
+	name := claim.Session.Name
+	return audit.Record{
+		At: claim.At, Actor: audit.Actor{Kind: audit.Device, Name: string(name)}, Device: name,
+		Action: action, Text: text, Attrs: map[string]string{},
+	}
+}
