@@ -69,6 +69,9 @@ type Simulator struct {
 	due  float64 // s that have passed and are not stepped yet
 }
 
+// MaxInverters is the number of units from that of p on.
+func MaxInverters(p inverter.Profile) int { return lastUnit - int(p.Unit) + 1 }
+
 // New returns a simulator, whose time stands still until Run.
 func New(o Options) (*Simulator, error) {
 	if o.Inverters == 0 {
@@ -83,7 +86,7 @@ func New(o Options) (*Simulator, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	most := lastUnit - int(o.Profile.Unit) + 1
+	most := MaxInverters(o.Profile)
 	switch {
 	case !(o.Speed > 0 && o.Speed <= MaxSpeed):
 		return nil, fmt.Errorf("a speed of %g is not above 0 and at most %d", o.Speed, MaxSpeed)
@@ -112,10 +115,18 @@ func (s *Simulator) Run(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	clock.Go(func() { s.live(ctx) })
-	first := int(s.options.Profile.Unit)
 	s.options.Logger.Info("listening", "address", l.Addr().String(), "profile", s.options.Profile.Name,
-		"units", fmt.Sprintf("%d-%d", first, first+s.options.Inverters-1))
+		"units", s.units(), "speed", s.options.Speed)
 	return modbus.NewServer(s.Handle, modbus.ServerOptions{Logger: s.options.Logger}).Serve(ctx, l)
+}
+
+// units names the units there are, for people.
+func (s *Simulator) units() string {
+	first := int(s.options.Profile.Unit)
+	if s.options.Inverters == 1 {
+		return fmt.Sprint(first)
+	}
+	return fmt.Sprintf("%d-%d", first, first+s.options.Inverters-1)
 }
 
 // live steps the site as time passes.

@@ -16,6 +16,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		help,
 		a.newVersionCommand(),
 		a.newCompletionCommand(),
+		a.newSimCommand(),
 	)
 	root.Long = `ecowatt operates fleets of solar-inverter gateways: it serves the cloud that
 they report to, simulates inverters, and is the operator's command line.

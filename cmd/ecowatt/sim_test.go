@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ecowatt/inverter/modbus"
+)
+
+// firstLine is a writer that hands on the first line written to it.
+type firstLine struct {
+	line chan string // of capacity 1
+	text []byte
+	done bool
+}
+
+func (w *firstLine) Write(p []byte) (int, error) {
+	w.text = append(w.text, p...)
+	if line, _, ok := bytes.Cut(w.text, []byte("\n")); ok && !w.done {
+		w.done = true
+		w.line <- string(line)
+	}
+	return len(p), nil
+}
+
+// startSim runs "ecowatt sim" with args on a free port until the test ends or
+// stop is called, which returns the exit code.
+func startSim(t *testing.T, args ...string) (address string, stop func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	stderr := &firstLine{line: make(chan string, 1)}
+	var stdout bytes.Buffer
+	code := make(chan int, 1)
+	go func() {
+		args := append([]string{"sim", "--modbus-tcp", "127.0.0.1:0"}, args...)
+		code <- run(ctx, args, func(string) string { return "" }, stdio{in: strings.NewReader(""), out: &stdout, err: stderr})
+	}()
+	stop = func() int {
+		cancel()
+		c := <-code
+		code <- c // for the next to ask
+		return c
+	}
+	t.Cleanup(func() {
+		if c := stop(); c != 0 || stdout.Len() > 0 {
+			t.Errorf("exit code %d, stdout %q", c, stdout.String())
+		}
+	})
+	select {
+	case line := <-stderr.line:
+		m := regexp.MustCompile(`listening.* address=(127\.0\.0\.1:\d+) `).FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("the first line is %q", line)
+		}
+		return m[1], stop
+	case c := <-code:
+		code <- c
+		t.Fatalf("exit code %d: %s", c, stderr.text)
+	}
+	return "", nil
+}
+
+// readAll reads the ten registers of a unit.
+func readAll(t *testing.T, address string, unit byte) []uint16 {
+	t.Helper()
+	c := modbus.NewClient(address, modbus.ClientOptions{Timeout: 10 * time.Second})
+	defer c.Close()
+	words, err := c.Do(t.Context(), modbus.Request{Unit: unit, Function: modbus.ReadHolding, Count: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return words
+}
+
+func TestSim(t *testing.T) {
+	trace := filepath.Join(t.TempDir(), "trace.jsonl")
+	if err := os.WriteFile(trace, []byte("{\"before\":true}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address, stop := startSim(t, "--start-at", "10:30", "--inverters", "2", "--seed", "5", "--trace", trace, "--speed", "0.5")
+	words := readAll(t, address, 18)
+	if pac := words[9]; pac < 500 || words[8] != 100 {
+		t.Errorf("in the morning, unit 18 has %v", words)
+	}
+	text, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	var got struct {
+		T       int64
+		Unit    int
+		Address int
+		Words   []uint16
+	}
+	if err := json.Unmarshal([]byte(lines[1]), &got); err != nil || lines[0] != "{\"before\":true}\n" || len(lines) != 3 {
+		t.Fatalf("%v in %q", err, text)
+	}
+	if ago := time.Since(time.UnixMilli(got.T)); ago < 0 || ago > time.Minute || got.Unit != 18 || got.Address != 0 || !slices.Equal(got.Words, words) {
+		t.Errorf("read %v, traced %+v", words, got)
+	}
+	if code := stop(); code != 0 {
+		t.Errorf("stopped with exit code %d", code)
+	}
+	if c, err := net.Dial("tcp", address); err == nil {
+		c.Close()
+		t.Error("it still listens")
+	}
+}
+
+// TestSimWeather: each sky gives what it must at noon and at midnight.
+func TestSimWeather(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "dim.csv")
+	if err := os.WriteFile(file, []byte("time,poa_wm2,tamb_c\n2026-06-01T12:00:00Z,49,-9\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		weather, at string
+		least, most uint16
+	}{
+		{"", "12:00", 4000, 5000},
+		{"", "00:00", 0, 0},
+		{"clear", "12:00", 5000, 5000},
+		{"overcast", "10:00", 150, 350},
+		{"mixed", "12:00", 2000, 5000},
+		{file, "23:59", 200, 300},
+	} {
+		args := []string{"--start-at", x.at}
+		if x.weather != "" {
+			args = append(args, "--weather", x.weather)
+		}
+		address, stop := startSim(t, args...)
+		if pac := readAll(t, address, 17)[9]; pac < x.least || pac > x.most {
+			t.Errorf("%q at %s: %d W, want %d to %d", x.weather, x.at, pac, x.least, x.most)
+		}
+		stop()
+	}
+}
+
+// TestSimRepeats: the same flags give the same values; a step may pass before
+// the first read.
+func TestSimRepeats(t *testing.T) {
+	read := func(seed string) []uint16 {
+		address, stop := startSim(t, "--seed", seed, "--speed", "0.000001")
+		defer stop()
+		return readAll(t, address, 17)
+	}
+	if a, b := read("1"), read("1"); !slices.Equal(a, b) {
+		t.Errorf("%v and %v", a, b)
+	}
+	if a, b := read("1"), read("2"); slices.Equal(a, b) {
+		t.Errorf("another seed gives %v too", a)
+	}
+}
+
+func TestSimRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.csv")
+	if err := os.WriteFile(bad, []byte("time,poa_wm2,tamb_c\n2026-06-01T12:00:00Z,much,20\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	trace := filepath.Join(dir, "trace")
+	for _, x := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"--modbus-tcp " + taken.Addr().String() + " --trace " + trace, 1, []string{taken.Addr().String(), "in use"}},
+		{"--modbus-tcp nonsense", 1, []string{"--modbus-tcp", "nonsense"}},
+		{"--profile acme", 1, []string{"--profile", "acme", "ecowatt-sim"}},
+		{"--weather sunny", 1, []string{"sunny", "clear, mixed, overcast"}},
+		{"--weather " + dir, 1, []string{dir}},
+		{"--weather " + bad, 1, []string{bad, "line 2", "poa_wm2", "much"}},
+		{"--trace " + dir, 1, []string{"--trace", dir}},
+		{"--speed 0", 2, []string{"--speed", "0"}},
+		{"--speed 10001", 2, []string{"--speed", "10000"}},
+		{"--speed NaN", 2, []string{"--speed", "NaN"}},
+		{"--speed fast", 2, []string{"--speed", "fast"}},
+		{"--inverters 0", 2, []string{"--inverters", "1", "231"}},
+		{"--inverters 232", 2, []string{"--inverters", "231"}},
+		{"--start-at noon", 2, []string{"--start-at", "noon", "10:30"}},
+		{"--start-at 24:00", 2, []string{"--start-at", "24:00"}},
+		{"--seed -1", 2, []string{"--seed"}},
+		{"now", 2, []string{"now"}},
+	} {
+		t.Run(x.args, func(t *testing.T) {
+			args := append([]string{"sim", "--modbus-tcp", "127.0.0.1:0"}, strings.Fields(x.args)...)
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), args, func(string) string { return "" }, stdio{in: strings.NewReader(""), out: &stdout, err: &stderr})
+			lines := strings.Count(stderr.String(), "\n")
+			if code != x.code || stdout.Len() > 0 || lines < 1 || lines > 2 {
+				t.Errorf("exit code %d, want %d; stdout %q, stderr:\n%s", code, x.code, stdout.String(), stderr.String())
+			}
+			first, _, _ := strings.Cut(stderr.String(), "\n")
+			for _, want := range x.want {
+				if !strings.Contains(first, want) {
+					t.Errorf("does not name %q: %s", want, first)
+				}
+			}
+		})
+	}
+	if _, err := os.Stat(trace); err == nil {
+		t.Error("a trace was begun although the address is taken")
+	}
+}
