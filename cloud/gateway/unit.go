@@ -115,12 +115,8 @@ func (u *unit) tellSession(raised session.Raised) {
 		u.tell("session.confirmed", "session confirmed", "reason", string(wire.SessionConfirmed),
 			"handshake", strconv.FormatInt(s.Handshake, 10), "epoch", strconv.FormatUint(uint64(s.Epoch), 10))
 	}
-	switch raised.Ended {
-	case session.NoneEnded:
-	case session.Superseded:
+	if raised.Superseded {
 		u.tell("session.superseded", "the new session took the place of a living one", "reason", string(wire.SessionSuperseded))
-	case session.Outlived:
-		u.tell("session.expired", "the session before had expired", "reason", string(wire.SessionExpired))
 	}
 	if gap := raised.Gap(u.claim.Seq); gap > 0 {
 		u.tell("session.gap", fmt.Sprintf("requests that did not arrive: %d", gap), "reason", string(wire.ExchangeGap),

@@ -74,23 +74,13 @@ type Claim struct {
 
 // Raised says what the acceptance of a request did.
 type Raised struct {
-	Before    Sequence // the number accepted before this one, 0 for none
-	Confirmed bool     // the session was pending and is active now
-	Ended     Ended    // what that did to the session before it
+	Before     Sequence // the number accepted before this one, 0 for none
+	Confirmed  bool     // the session was pending and is active now
+	Superseded bool     // that ended a session which was active and had not expired
 }
 
 // Gap returns how many numbers were left out before seq.
 func (r Raised) Gap(seq Sequence) uint64 { return uint64(seq - r.Before - 1) }
-
-// Ended says what became of the session that was active before.
-type Ended int
-
-// What can become of it.
-const (
-	NoneEnded  Ended = iota // there was none
-	Superseded              // it lived, and a later handshake took its place
-	Outlived                // it had expired already
-)
 
 // Offer is a session ready to be stored: the cloud has done its half of the
 // handshake, on the condition that the store admits it (Past.Admit).

@@ -65,14 +65,10 @@ func (tx *Tx) confirm(s session.Session, c session.Claim) (session.Raised, error
 	raised := session.Raised{Confirmed: true}
 	var expires int64
 	found, err := tx.w.row(`SELECT expires_at FROM session WHERE device = $1 AND state = 'active'`, []any{s.Device}, &expires)
-	switch {
-	case err != nil:
+	if err != nil {
 		return session.Raised{}, fmt.Errorf("reading the active session: %w", err)
-	case found && c.At.Before(moment(expires)):
-		raised.Ended = session.Superseded
-	case found:
-		raised.Ended = session.Outlived
 	}
+	raised.Superseded = found && c.At.Before(moment(expires))
 	if _, err := tx.endSessions(s.Device, s.Handshake); err != nil {
 		return session.Raised{}, err
 	}

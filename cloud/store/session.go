@@ -95,7 +95,7 @@ func (tx *Tx) establish(o session.Offer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o.HS2, tx.trim(device, epoch, number)
+	return o.HS2, tx.trim(device, epoch, number, at)
 }
 
 // accept decides: each of the two statements must change one row, whatever was
@@ -121,9 +121,9 @@ func (tx *Tx) accept(o session.Offer, device, epoch, number int64, bucket sessio
 }
 
 // trim drops what is too much of a device after its handshake of this number.
-func (tx *Tx) trim(device, epoch, number int64) error {
-	_, err := tx.w.exec(`DELETE FROM session WHERE device = $1 AND hs_no <= $2 AND state = 'pending'`,
-		device, number-session.MaxPending)
+func (tx *Tx) trim(device, epoch, number, at int64) error {
+	_, err := tx.w.exec(`DELETE FROM session WHERE device = $1 AND state = 'pending' AND (hs_no <= $2 OR expires_at <= $3)`,
+		device, number-session.MaxPending, at)
 	if err != nil {
 		return fmt.Errorf("dropping sessions that wait: %w", err)
 	}

@@ -1,0 +1,115 @@
+package gateway_test
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"io"
+	"testing"
+
+	flynn "github.com/flynn/noise"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"ecowatt/cloud/gateway"
+	"ecowatt/cloud/store"
+	"ecowatt/wire"
+	"ecowatt/wire/record"
+)
+
+type tx = *store.Tx
+
+func (c *cloud) commit(unit func(tx tx) error) error { return c.store.Commit(c.t.Context(), unit) }
+
+// use makes a gateway over another store.
+func (c *cloud) use(s gateway.Store) {
+	c.t.Helper()
+	o := c.options()
+	o.Store = s
+	g, err := gateway.New(o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.gateway = g
+}
+
+// failingStore commits nothing while err is set.
+type failingStore struct {
+	countingStore
+	err error
+}
+
+func (s *failingStore) Commit(ctx context.Context, unit func(gateway.Tx) error) error {
+	if s.err != nil {
+		return s.err
+	}
+	return s.Store.Commit(ctx, unit)
+}
+
+// sealPlain makes the next REQ of a plaintext that the package would not pad so.
+func (d *device) sealPlain(plain []byte) request {
+	d.t.Helper()
+	d.seq++
+	keys := d.Keys.Secret()
+	aead, err := chacha20poly1305.New(keys[:32])
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	header := wire.Record(wire.REQ, d.SID, d.seq).Append(nil)
+	var nonce [12]byte
+	binary.LittleEndian.PutUint64(nonce[4:], uint64(d.seq))
+	msg := d.authenticate(aead.Seal(header, nonce[:], plain, header))
+	return request{msg, d.seq, record.MAC(msg[len(msg)-32:]), d.Secrets}
+}
+
+// authenticate adds the HMAC of a REQ.
+func (d *device) authenticate(msg []byte) []byte {
+	keys := d.Keys.Secret()
+	mac := hmac.New(sha256.New, keys[32:64])
+	mac.Write(msg)
+	return mac.Sum(msg)
+}
+
+// exec changes the database behind the cloud's back.
+func (c *cloud) exec(t testing.TB, query string, args ...any) {
+	t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+c.path+"?_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(query, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lowOrderHS1 is an HS1 of the right key whose ephemeral key has low order.
+func lowOrderHS1(t *testing.T, d *device) []byte {
+	t.Helper()
+	psk := d.key.NoisePSK(wire.Suite1)
+	secret := psk.Secret()
+	header := wire.Handshake(wire.HS1, d.id, d.epoch).Append(nil)
+	state, err := flynn.NewHandshakeState(flynn.Config{
+		CipherSuite: flynn.NewCipherSuite(zeroDH{}, flynn.CipherChaChaPoly, flynn.HashSHA256),
+		Pattern:     flynn.HandshakeNN, Initiator: true, Prologue: header, PresharedKey: secret[:], Random: rand.Reader,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs1, _, _, err := state.WriteMessage(header, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hs1
+}
+
+// zeroDH has the point of order 1 for its public key.
+type zeroDH struct{ flynn.DHFunc }
+
+func (zeroDH) GenerateKeypair(io.Reader) (flynn.DHKey, error) {
+	return flynn.DHKey{Private: make([]byte, 32), Public: make([]byte, 32)}, nil
+}
+func (zeroDH) DHLen() int     { return 32 }
+func (zeroDH) DHName() string { return "25519" }
