@@ -110,9 +110,15 @@ const selectDevice = `SELECT d.name, d.grp, d.notes, d.disabled, d.created_at,
 	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters
 	FROM device d LEFT JOIN inventory i ON i.device = d.id `
 
+const (
+	oneDevice    = selectDevice + `WHERE d.name = $1`
+	allDevices   = selectDevice + `WHERE d.name > $1 ORDER BY d.name LIMIT $2`
+	groupDevices = selectDevice + `WHERE d.grp = $1 AND d.grp <> '' AND d.name > $2 ORDER BY d.name LIMIT $3`
+)
+
 // Device returns one device, or registry.ErrNotFound.
 func (s *Store) Device(ctx context.Context, id ecowatt.DeviceID) (registry.Device, error) {
-	d, err := scanDevice(s.read.QueryRowContext(ctx, selectDevice+`WHERE d.name = $1`, string(id)))
+	d, err := scanDevice(s.read.QueryRowContext(ctx, oneDevice, string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = registry.ErrNotFound
 	}
@@ -128,10 +134,9 @@ func (s *Store) Devices(ctx context.Context, f registry.Filter) ([]registry.Devi
 	if limit <= 0 {
 		limit = defaultLimit
 	}
-	query, args := selectDevice+`WHERE d.name > $1 ORDER BY d.name LIMIT $2`, []any{string(f.After), limit}
+	query, args := allDevices, []any{string(f.After), limit}
 	if f.Group != "" {
-		query = selectDevice + `WHERE d.grp = $1 AND d.grp <> '' AND d.name > $2 ORDER BY d.name LIMIT $3`
-		args = []any{f.Group, string(f.After), limit}
+		query, args = groupDevices, []any{f.Group, string(f.After), limit}
 	}
 	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {

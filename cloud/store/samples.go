@@ -153,21 +153,19 @@ type queries struct {
 	inverter, blocks, past, session *sql.Stmt
 }
 
-// prepareQueries prepares them on connections as they are needed; they are
-// closed with db.
+// prepareQueries prepares them; they are closed with db.
 func prepareQueries(ctx context.Context, db *sql.DB) (queries, error) {
-	var q queries
-	for text, dest := range map[string]**sql.Stmt{
-		selectInverter: &q.inverter,
-		selectBlocks:   &q.blocks,
-		selectPast:     &q.past,
-		selectSession:  &q.session,
-	} {
+	var errs []error
+	prepare := func(text string) *sql.Stmt {
 		statement, err := db.PrepareContext(ctx, text)
-		if err != nil {
-			return queries{}, unavailable(err)
-		}
-		*dest = statement
+		errs = append(errs, err)
+		return statement
 	}
-	return q, nil
+	q := queries{
+		inverter: prepare(selectInverter),
+		blocks:   prepare(selectBlocks),
+		past:     prepare(selectPast),
+		session:  prepare(selectSession),
+	}
+	return q, unavailable(errors.Join(errs...))
 }

@@ -1,0 +1,121 @@
+package store
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+
+	"ecowatt/cloud/audit"
+	"ecowatt/cloud/ingest"
+)
+
+// plan is how SQLite goes about a query, a step in each line.
+func plan(t *testing.T, s *Store, query string, args ...any) string {
+	t.Helper()
+	rows, err := s.read.QueryContext(t.Context(), `EXPLAIN QUERY PLAN `+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var steps []string
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, detail)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(steps, "\n")
+}
+
+// TestPlans: every query that runs over tables that grow finds its rows by an
+// index, in the order in which they are wanted.
+func TestPlans(t *testing.T) {
+	s := open(t)
+	byDevice, byDeviceArgs := auditQuery(audit.Filter{Device: "roof", After: 1})
+	lastOf, lastOfArgs := auditQuery(audit.Filter{Device: "roof", Last: 10})
+	last, lastArgs := auditQuery(audit.Filter{Last: 10})
+	none := make([]any, 16)
+	for name, c := range map[string]struct {
+		query string
+		args  []any
+		steps []string // must be there
+	}{
+		"blocks":          {selectBlocks, none[:9], []string{"SEARCH block USING INDEX block_time (device=? AND inverter=? AND t0>? AND t0<?)"}},
+		"inverters":       {selectInverter, none[:2], []string{"SEARCH block USING COVERING INDEX block_time (device=? AND inverter>?)"}},
+		"device":          {oneDevice, none[:1], []string{"SEARCH d USING INDEX sqlite_autoindex_device_1 (name=?)"}},
+		"devices":         {allDevices, none[:2], []string{"SEARCH d USING INDEX sqlite_autoindex_device_1 (name>?)"}},
+		"devices, group":  {groupDevices, none[:3], []string{"SEARCH d USING INDEX device_grp (grp=? AND name>?)"}},
+		"audit by device": {byDevice, byDeviceArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
+		"audit, last of":  {lastOf, lastOfArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
+		"audit, last":     {last, lastArgs, []string{"SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)"}},
+		"key":             {selectPast, none[:3], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
+		"session":         {selectSession, none[:1], []string{"SEARCH s USING INDEX sqlite_autoindex_session_1 (sid=?)"}},
+	} {
+		got := plan(t, s, c.query, c.args...)
+		for _, step := range c.steps {
+			if !strings.Contains(got, step) {
+				t.Errorf("%s: the plan lacks %q:\n%s", name, step, got)
+			}
+		}
+		for _, table := range []string{"block", "audit", "d", "k", "s", "i", "h"} {
+			if strings.Contains(got+"\n", "SCAN "+table+"\n") || strings.Contains(got, "SCAN "+table+" ") {
+				t.Errorf("%s: a whole table is read:\n%s", name, got)
+			}
+		}
+		if !strings.HasPrefix(name, "audit, last") && strings.Contains(got, "TEMP B-TREE") {
+			t.Errorf("%s: it is sorted:\n%s", name, got)
+		}
+	}
+}
+
+// TestCostIsFlat counts the steps of SQLite's machine for one and the same
+// answer, with little history beside it and with much.
+func TestCostIsFlat(t *testing.T) {
+	s := open(t)
+	id, other := add(t, s, "roof"), add(t, s, "barn")
+	long := ingest.MaxSpan + time.Hour
+	history := func(n int) {
+		var mine, others []ingest.Block
+		for i := range n {
+			age := time.Duration(i) * time.Minute
+			mine = append(mine, block(t, "east", noon.Add(-long-age).UnixMilli(), 1, 0, "pac"),
+				block(t, "east", noon.Add(long+age).UnixMilli(), 1, 0, "pac"), block(t, "west", noon.Add(age).UnixMilli(), 1, 0, "pac"))
+			others = append(others, block(t, "east", noon.Add(age).UnixMilli(), 1, 0, "pac"))
+		}
+		keep(t, s, id, mine...)
+		keep(t, s, other, others...)
+	}
+	keep(t, s, id, block(t, "east", noon.UnixMilli(), 1, 7, "pac"))
+	steps := func() (n int) {
+		s.turnTo(t, func(w *writer) {
+			from, to := noon.UnixMilli(), noon.Add(time.Minute).UnixMilli()
+			st, err := w.bind(selectBlocks, []any{"roof", "east", from - ingest.MaxSpan.Milliseconds(), to, from, int64(math.MinInt64), int64(0), int64(0), pageSize})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows := 0
+			for st.Step() {
+				rows++
+			}
+			if err := st.Reset(); err != nil || rows != 1 {
+				t.Fatalf("%d rows, %v", rows, err)
+			}
+			n = st.Status(sqlite3.STMTSTATUS_VM_STEP, true)
+		})
+		return n
+	}
+	history(10)
+	little := steps()
+	history(500)
+	if much := steps(); much > little {
+		t.Errorf("%d steps with little history, %d with much", little, much)
+	}
+}
