@@ -89,15 +89,10 @@ func checkSeries(r Reading) error {
 	return nil
 }
 
-// appendRecord appends to the journal in use. Half a record, which a full disk
-// may leave, goes at once: a Flush would make it last, and the next record would
-// then be written over bytes that were synced.
+// appendRecord appends to the journal in use.
 func (b *Buffer) appendRecord(record []byte) error {
 	err := b.journal.log.Append(record)
 	b.journal.file.size = b.journal.log.Size()
-	if err != nil {
-		_ = b.fs.Truncate(b.journal.file.name(), b.journal.file.size) // or the next append does it
-	}
 	return err
 }
 
@@ -106,7 +101,6 @@ func (b *Buffer) appendRecord(record []byte) error {
 func (b *Buffer) beginJournal() error {
 	f := &file{number: b.next, kind: journalFile}
 	if err := disk.WriteFile(b.fs, f.name(), disk.AppendRecord(nil, header(journalFile)), perm); err != nil {
-		_ = b.fs.Remove(f.name() + temporary) // it takes room where there is none
 		return err
 	}
 	log, err := disk.OpenLog(b.fs, f.name(), perm, func([]byte) error { return nil })

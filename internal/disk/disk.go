@@ -119,18 +119,26 @@ const temporary = ".tmp"
 // an error or power fails, the file is the old one or the new one. The folder
 // around it must exist.
 func WriteFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
-	if err := writeFile(fsys, name, data, perm); err != nil {
+	err := writeTemporary(fsys, name+temporary, data, perm)
+	if err == nil {
+		err = fsys.Rename(name+temporary, name)
+	}
+	if err != nil {
+		_ = fsys.Remove(name + temporary) // it takes room where there may be none
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	if err := fsys.SyncDir(path.Dir(name)); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return nil
 }
 
-func writeFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
+func writeTemporary(fsys FS, name string, data []byte, perm fs.FileMode) error {
 	// A leftover of a cut may have another mode than perm.
-	if err := fsys.Remove(name + temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := fsys.Create(name+temporary, perm)
+	f, err := fsys.Create(name, perm)
 	if err != nil {
 		return err
 	}
@@ -138,13 +146,7 @@ func writeFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := fsys.Rename(name+temporary, name); err != nil {
-		return err
-	}
-	return fsys.SyncDir(path.Dir(name))
+	return errors.Join(err, f.Close())
 }
 
 // ReadFile returns the content of a file of at most limit bytes; the error

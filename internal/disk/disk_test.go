@@ -160,6 +160,20 @@ func TestWriteFileOverLeftover(t *testing.T) {
 	}
 }
 
+func TestWriteFileOnFullDisk(t *testing.T) {
+	d := disktest.New()
+	if err := disk.WriteFile(d, "f", []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.SetCapacity(6)
+	if err := disk.WriteFile(d, "f", []byte("new ones"), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("full disk: %v", err)
+	}
+	if names, err := d.List("."); err != nil || !slices.Equal(names, []string{"f"}) || content(t, d, "f") != "old" {
+		t.Errorf("%v, %v, %q", names, err, content(t, d, "f"))
+	}
+}
+
 func TestWriteFileSurvives(t *testing.T) {
 	versions := []string{"first", "the second", "3"}
 	done := 0
@@ -335,6 +349,9 @@ func TestLogOnFullDisk(t *testing.T) {
 	d.SetCapacity(l.Size() + 11)
 	if err := l.Append([]byte("second")); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("full disk: %v", err)
+	}
+	if info, err := d.Stat("log"); err != nil || info.Size() != l.Size() {
+		t.Errorf("half a record stays: %v bytes, %v", info.Size(), err)
 	}
 	if err := l.Append([]byte("3")); err != nil {
 		t.Errorf("a shorter record would fit: %v", err)

@@ -151,17 +151,27 @@ func (l *Log) Append(record []byte) error {
 		return fmt.Errorf("appending to %s: %w: a record of %d bytes, at most %d are allowed", l.name, ErrTooLarge, len(record), MaxRecord)
 	}
 	if l.half {
-		if err := l.fsys.Truncate(l.name, l.size); err != nil {
-			return fmt.Errorf("appending to %s: taking back half a record: %w", l.name, err)
+		if err := l.takeBack(); err != nil {
+			return err
 		}
-		l.half = false
 	}
 	l.buf = AppendRecord(l.buf[:0], record)
 	if _, err := l.file.Write(l.buf); err != nil {
-		l.half = true // a full disk takes a part of it
-		return fmt.Errorf("appending to %s: %w", l.name, err)
+		// A full disk takes a part of it. That goes before a Sync can make it
+		// last: later records would stand behind it, out of reach.
+		l.half = true
+		return errors.Join(fmt.Errorf("appending to %s: %w", l.name, err), l.takeBack())
 	}
 	l.size += int64(len(l.buf))
+	return nil
+}
+
+// takeBack cuts off half a record.
+func (l *Log) takeBack() error {
+	if err := l.fsys.Truncate(l.name, l.size); err != nil {
+		return fmt.Errorf("taking back half a record of %s: %w", l.name, err)
+	}
+	l.half = false
 	return nil
 }
 
