@@ -66,7 +66,7 @@ func TestCurveProperties(t *testing.T) {
 		}
 		want := rapid.Float64Range(0, 1).Draw(t, "share") * c.power(v)
 		at := c.throttled(want)
-		if at < v || at > c.open || c.power(at) > want+1e-9 || c.power(at) < want-1e-6*c.power(v) {
+		if at < v || at > c.open || c.power(at) > want+1e-9 || c.power(at) < want-1e-6*c.power(v)-1e-9 {
 			t.Fatalf("throttled to %g W: %g W at %g V of %g … %g V", want, c.power(at), at, v, c.open)
 		}
 	})
@@ -116,7 +116,7 @@ func TestWander(t *testing.T) {
 		lag = max(lag, 1)
 		past := make([]float64, lag)
 		var sum, square, product float64
-		const n = 2_000_000
+		const n = 500_000
 		for i := range n {
 			w.step(dt, random)
 			sum += w.x
@@ -242,6 +242,38 @@ func TestHotterIsLess(t *testing.T) {
 	}
 }
 
+// TestTrackers: they look for the best voltage around it, and lose little.
+func TestTrackers(t *testing.T) {
+	c := Conditions{Irradiance: 600, Air: 15, Wind: 2}
+	best := quiet(c).now
+	p := newPlant(reference(), sky{c, c}, rand.New(rand.NewPCG(1, 1)))
+	var sum, least, most float64
+	const n = 1000
+	for range n {
+		p.step(1, sky{c, c})
+		off := p.now.vpv[0]/best.vpv[0] - 1
+		least, most = min(least, off), max(most, off)
+		sum += p.now.pac / n
+	}
+	if least > -0.006 || least < -0.03 || most < 0.006 || most > 0.03 {
+		t.Errorf("voltages from %.4f to %.4f of the best one", 1+least, 1+most)
+	}
+	if sum >= best.pac || sum < 0.998*best.pac {
+		t.Errorf("%g W on average, of %g W", sum, best.pac)
+	}
+}
+
+// TestCellsAreSlow: a cloud cools the panels over minutes.
+func TestCellsAreSlow(t *testing.T) {
+	bright, dim := Conditions{Irradiance: 900, Air: 15, Wind: 1}, Conditions{Irradiance: 90, Air: 15, Wind: 1}
+	p := quiet(bright)
+	warm, cool := p.cell[0], cellTemperature(dim)
+	p.step(cellTau, sky{dim, dim})
+	if left := (p.cell[0] - cool) / (warm - cool); math.Abs(left-1/math.E) > 1e-9 {
+		t.Errorf("%.3f of the warmth is left after %g s, want %.3f", left, cellTau, 1/math.E)
+	}
+}
+
 func TestLimit(t *testing.T) {
 	c := Conditions{Irradiance: 800, Air: 15, Wind: 2}
 	p := quiet(c)
@@ -354,7 +386,8 @@ func TestSiteRepeats(t *testing.T) {
 	}
 }
 
-// TestSiteDays: the second day of a site has the weather of the first.
+// TestSiteDays: the second day of a site has the weather of the first, and
+// clouds come to each roof at a time of its own.
 func TestSiteDays(t *testing.T) {
 	w, err := Recorded("mixed")
 	if err != nil {
@@ -365,6 +398,9 @@ func TestSiteDays(t *testing.T) {
 	for i := range 2 * 24 * 60 {
 		s.step(60)
 		now := s.sky(s.plants[1].spec)
+		if later := s.plants[1].delay; later <= 0 || now[0] != w.At(s.now-later, Plane{}) {
+			t.Fatalf("at %v: %v is not the weather of %v before", s.now, now, later)
+		}
 		if i < 24*60 {
 			first = append(first, now)
 		} else if now != first[i-24*60] {
@@ -401,10 +437,10 @@ func TestSiteDiffers(t *testing.T) {
 // 10 % in 95 % of a week; this grid is a good one, and it does wander.
 func TestGridBands(t *testing.T) {
 	for seed := range uint64(3) {
-		s := newSite(ClearSky{Latitude: 40, Day: 172}, 0, 4, seed)
+		s := newSite(ClearSky{Latitude: 40, Day: 172}, 0, 2, seed)
 		lowV, highV, lowF, highF := 300.0, 0.0, 60.0, 0.0
-		for range 7 * 24 * 360 {
-			s.step(10)
+		for range 7 * 24 * 60 {
+			s.step(60)
 			for i := range s.plants {
 				r := s.read(i)
 				lowV, highV = min(lowV, r.vac), max(highV, r.vac)

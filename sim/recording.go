@@ -49,7 +49,7 @@ func Recorded(name string) (*Recording, error) {
 
 // Limits of a recording.
 const (
-	maxRecording = 64 << 20       // bytes
+	maxRecording = 32 << 20       // bytes; a year of minutes
 	maxDays      = 10 * 366       // from the first row to the last
 	maxGap       = time.Hour      // between two rows by day
 	maxNight     = 24 * time.Hour // between two rows when it is dark
