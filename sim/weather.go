@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -45,7 +46,7 @@ func (r *Recording) At(t time.Duration, _ Plane) Conditions {
 	for t < r.rows[0].at {
 		t += r.period
 	}
-	i, exact := slices.BinarySearchFunc(r.rows, t, func(x row, t time.Duration) int { return int(x.at - t) })
+	i, exact := slices.BinarySearchFunc(r.rows, t, func(x row, t time.Duration) int { return cmp.Compare(x.at, t) })
 	if exact {
 		return r.rows[i].Conditions
 	}
