@@ -1,0 +1,269 @@
+// Package cloud wires the parts of the server together: the store and its key
+// ring, the endpoint of the devices and the API of the operators, behind one
+// address and in one data folder.
+package cloud
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"ecowatt/cloud/access"
+	"ecowatt/cloud/api"
+	"ecowatt/cloud/gateway"
+	"ecowatt/cloud/keyring"
+	"ecowatt/cloud/registry"
+	"ecowatt/cloud/store"
+	"ecowatt/internal/disk"
+	"ecowatt/key"
+)
+
+// Files of the data folder, beside the lock of package disk.
+const (
+	databaseFile = "ecowatt.db"
+	keyringFile  = "keyring.json"
+	tokenFile    = "token"
+)
+
+// Options of a cloud. Only Data must be given.
+type Options struct {
+	Data      string        // the data folder; made with mode 0700 where there is none
+	Database  string        // "sqlite:FILE"; empty for ecowatt.db in the data folder
+	Listen    string        // address, as net.Listen takes it; default ":8080"
+	PublicURL string        // the cloud URL of enrolment files; empty for the one by which each request came
+	Slot      time.Duration // the time between a device's exchanges, 1 s … 24 h; default 15 min
+	Logger    *slog.Logger  // default discards
+
+	// Ready is called once, with the address that is listened on, when the cloud
+	// answers. Nil for nobody.
+	Ready func(address string)
+}
+
+// OptionError says which option cannot be meant, and why. Nothing was touched.
+type OptionError struct {
+	Option  string // as named on the command line: "--db"
+	Problem string
+}
+
+func (e *OptionError) Error() string { return e.Option + ": " + e.Problem }
+
+// database schemes.
+const (
+	schemeSQLite   = "sqlite:"
+	schemePostgres = "postgres"
+)
+
+// checked returns the options with their defaults, or an *OptionError.
+func (o Options) checked() (Options, error) {
+	refuse := func(option, format string, args ...any) (Options, error) {
+		return Options{}, &OptionError{Option: option, Problem: fmt.Sprintf(format, args...)}
+	}
+	if o.Data == "" {
+		return refuse("--data", "the data folder is missing")
+	}
+	file, ok := strings.CutPrefix(o.Database, schemeSQLite)
+	switch {
+	case o.Database == "":
+		o.Database = filepath.Join(o.Data, databaseFile)
+	case strings.HasPrefix(o.Database, schemePostgres):
+		return refuse("--db", "PostgreSQL is not supported yet; use sqlite:FILE")
+	case !ok || file == "":
+		return refuse("--db", "%q is not of the form sqlite:FILE", o.Database)
+	default:
+		o.Database = file
+	}
+	if o.Listen == "" {
+		o.Listen = ":8080"
+	}
+	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
+		return refuse("--listen", "%q is not of the form HOST:PORT or :PORT", o.Listen)
+	}
+	if o.PublicURL != "" {
+		u, err := url.Parse(o.PublicURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			return refuse("--public-url", "%q is not of the form http://HOST or https://HOST", o.PublicURL)
+		}
+	}
+	if o.Slot == 0 {
+		o.Slot = gateway.DefaultSlot
+	}
+	if o.Slot < time.Second || o.Slot > 24*time.Hour {
+		return refuse("--slot", "%v is not within 1s and 24h", o.Slot)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o, nil
+}
+
+// Run serves the cloud until ctx ends, then finishes what has begun and returns
+// nil. It refuses, before anything is served: options that cannot be meant
+// (*OptionError), a data folder in use by another process (disk.ErrLocked), a
+// database of a newer program (*store.VersionError) or without its key ring,
+// and an address that it cannot listen on.
+func Run(ctx context.Context, o Options) (err error) {
+	o, err = o.checked()
+	if err != nil {
+		return err
+	}
+	if err := makeFolder(o.Data); err != nil {
+		return err
+	}
+	lock, err := disk.Lock(o.Data)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	listener, err := listen(ctx, o.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	db, err := store.Open(ctx, o.Database, store.Options{})
+	if err != nil {
+		return fmt.Errorf("opening the database: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	keys, err := openKeys(ctx, db, o)
+	if err != nil {
+		return err
+	}
+	if err := bootstrap(ctx, db, o); err != nil {
+		return err
+	}
+	s := &server{db: db, listener: listener, logger: o.Logger, ready: o.Ready, draining: make(chan struct{})}
+	if s.handler, err = s.newHandler(o, keys); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// makeFolder makes the data folder, and refuses one that others may write to:
+// they could put another key ring or database into it.
+func makeFolder(dir string) error {
+	_, err := os.Stat(dir)
+	isNew := errors.Is(err, fs.ErrNotExist)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the data folder: %w", err)
+	}
+	if isNew {
+		if err := disk.OS(filepath.Dir(filepath.Clean(dir))).SyncDir("."); err != nil {
+			return fmt.Errorf("making the data folder: %w", err)
+		}
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the data folder: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("the data folder %s may be written to by others (mode %04o): use one of its own, or chmod 700 %s", dir, mode, dir)
+	}
+	return nil
+}
+
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", address)
+	if err != nil {
+		if inner, ok := errors.AsType[*net.OpError](err); ok {
+			err = inner.Err // without the address, which is named already
+		}
+		return nil, fmt.Errorf("listening on %s: %w", address, err)
+	}
+	return l, nil
+}
+
+// openKeys opens the key ring. It makes one only where the database holds
+// nothing that another one wraps: a database without its key ring is worth
+// nothing, and must not look like a new one.
+func openKeys(ctx context.Context, db *store.Store, o Options) (*keyring.Ring, error) {
+	path := filepath.Join(o.Data, keyringFile)
+	used, err := db.KEKs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := keyring.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && len(used) == 0:
+		if ring, err = keyring.Create(path, rand.Reader); err != nil {
+			return nil, err
+		}
+		o.Logger.InfoContext(ctx, "key ring made; back it up apart from the database", "file", path)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s is missing, and the keys in %s are wrapped under its key %s: put it back from its backup", path, o.Database, used[0])
+	case err != nil:
+		return nil, err
+	}
+	for _, id := range used {
+		if !ring.Knows(id) {
+			return nil, fmt.Errorf("%s does not hold the key %s, under which keys in %s are wrapped: put back the key ring that belongs to this database", path, id, o.Database)
+		}
+	}
+	return ring, nil
+}
+
+// bootstrap writes the first administrator's token where that person finds it.
+func bootstrap(ctx context.Context, db *store.Store, o Options) error {
+	made, err := access.Bootstrap(ctx, db, rand.Reader, time.Now(), func(t key.Token) error {
+		return disk.WriteFile(disk.OS(o.Data), tokenFile, []byte(t.Text()+"\n"), 0o600)
+	})
+	if err != nil {
+		return err
+	}
+	if made {
+		o.Logger.InfoContext(ctx, "administrator's token made", "file", filepath.Join(o.Data, tokenFile))
+	}
+	return nil
+}
+
+// newHandler makes the handler of everything.
+func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error) {
+	devices, err := gateway.New(gateway.Options{
+		Store: gateway.Of(s.db), Keys: keys, Random: rand.Reader, Now: time.Now, Slot: o.Slot, Logger: o.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the gateway: %w", err)
+	}
+	operators, err := api.New(api.Options{
+		Fleet: s.db, Telemetry: s.db, Log: s.db, Tokens: s.db,
+		Registry:    registry.New(s.db, keys, rand.Reader),
+		Ready:       s.db.Ready,
+		Unavailable: store.ErrUnavailable,
+		Metrics:     func() []api.Metric { return metrics(s.db.Counts(), devices) },
+		PublicURL:   o.PublicURL,
+		Draining:    s.draining,
+		Logger:      o.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the API: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", devices)
+	mux.Handle("/", operators)
+	return mux, nil
+}
+
+func metrics(c store.Counts, devices *gateway.Gateway) []api.Metric {
+	one := func(n uint64) map[string]uint64 { return map[string]uint64{"": n} }
+	refused := map[string]uint64{}
+	for reason, n := range devices.Counters() {
+		refused[string(reason)] = n
+	}
+	return []api.Metric{
+		{Name: "ecowatt_store_commits_total", Help: "Transactions made durable.", Values: one(c.Commits)},
+		{Name: "ecowatt_store_units_total", Help: "Exchanges and handshakes made durable in them.", Values: one(c.Units)},
+		{Name: "ecowatt_store_refused_total", Help: "Exchanges and handshakes that were refused when they were to be stored.", Values: one(c.Refused)},
+		{Name: "ecowatt_store_failed_total", Help: "Exchanges and handshakes that the database could not store.", Values: one(c.Failed)},
+		{Name: "ecowatt_gateway_refused_total", Help: "Messages of devices that were refused, by reason.", Label: "reason", Values: refused},
+	}
+}

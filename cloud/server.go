@@ -1,0 +1,89 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"ecowatt/cloud/store"
+)
+
+// Bounds on what one peer may hold on to. An answer that is long or has to
+// wait moves its own bound on.
+const (
+	headerTime = 5 * time.Second
+	readTime   = 20 * time.Second
+	writeTime  = time.Minute
+	idleTime   = 2 * time.Minute
+	maxHeader  = 8 << 10 // bytes
+	// stopTime is how long requests may take to finish when the cloud stops.
+	stopTime = 15 * time.Second
+)
+
+// server serves one address from one store.
+type server struct {
+	db       *store.Store
+	listener net.Listener
+	handler  http.Handler
+	logger   *slog.Logger
+	ready    func(address string)
+	draining chan struct{} // closed when the server is about to stop
+}
+
+// run serves until ctx ends, or a part of the server fails. Requests finish
+// first, then the committer commits what waits.
+func (s *server) run(ctx context.Context) error {
+	outlive := context.WithoutCancel(ctx)
+	commit, stopCommitting := context.WithCancel(outlive)
+	defer stopCommitting()
+	committed := make(chan error, 1)
+	go func() { committed <- s.db.Run(commit) }()
+
+	web := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       readTime,
+		WriteTimeout:      writeTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return outlive },
+	}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(s.listener) }()
+	address := s.listener.Addr().String()
+	s.logger.InfoContext(ctx, "listening", "address", address)
+	if s.ready != nil {
+		s.ready(address)
+	}
+
+	var failure error
+	select {
+	case <-ctx.Done():
+		s.logger.InfoContext(ctx, "stopping")
+	case err := <-served:
+		failure = fmt.Errorf("serving %s: %w", address, err)
+	case err := <-committed:
+		if err == nil {
+			err = errors.New("the committer ended by itself")
+		}
+		failure = fmt.Errorf("committing: %w", err)
+		committed <- nil // it has ended
+	}
+	close(s.draining)
+	stop, cancel := context.WithTimeout(outlive, stopTime)
+	defer cancel()
+	if err := web.Shutdown(stop); err != nil {
+		s.logger.WarnContext(ctx, "requests were ended before they had finished", "error", err)
+		failure = errors.Join(failure, web.Close())
+	}
+	stopCommitting()
+	if err := <-committed; err != nil {
+		failure = errors.Join(failure, fmt.Errorf("committing what waits: %w", err))
+	}
+	return failure
+}
