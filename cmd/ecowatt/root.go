@@ -16,6 +16,10 @@ func (a *app) newRootCommand() *cobra.Command {
 		help,
 		a.newVersionCommand(),
 		a.newCompletionCommand(),
+		a.newServeCommand(),
+		a.newDeviceCommand(),
+		a.newTelemetryCommand(),
+		a.newLogCommand(),
 		a.newSimCommand(),
 	)
 	root.Long = `ecowatt operates fleets of solar-inverter gateways: it serves the cloud that

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ecowatt"
+	"ecowatt/cloud/api"
+	"ecowatt/internal/disk"
+)
+
+func (a *app) newDeviceCommand() *cobra.Command {
+	return group("device", "Add, list, show and disable devices",
+		a.newDeviceAddCommand(),
+		a.newDeviceListCommand(),
+		a.newDeviceShowCommand(),
+		a.newDeviceSwitchCommand("disable", "Refuse a device, and end its sessions", true),
+		a.newDeviceSwitchCommand("enable", "Let a disabled device in again", false),
+	)
+}
+
+// jsonFlag adds the flag of every command that prints data.
+func jsonFlag(c *cobra.Command) *bool {
+	return c.Flags().Bool("json", false, "print JSON, for programs")
+}
+
+// devicePath is the path of a device in the API.
+func devicePath(id ecowatt.DeviceID) string { return "/api/v1/devices/" + url.PathEscape(string(id)) }
+
+// parseDevice reads the argument that names a device.
+func parseDevice(arg string) (ecowatt.DeviceID, error) {
+	id, err := ecowatt.ParseDeviceID(arg)
+	if err != nil {
+		return "", usagef("%w", err)
+	}
+	return id, nil
+}
+
+// addRequest is what device add is asked for.
+type addRequest struct {
+	api.NewDevice
+	out  string
+	json bool
+}
+
+func (a *app) newDeviceAddCommand() *cobra.Command {
+	var r addRequest
+	c := &cobra.Command{
+		Use:   "add ID",
+		Short: "Add a device and write its enrolment file",
+		Long: `Add a device and write its enrolment file, which holds its key: the one copy
+outside the cloud. Move the file to the gateway and import it there with
+'ecowatt-agent enroll'. An existing file is never overwritten.
+
+ID is 1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit.`,
+		Example: "  ecowatt device add roof-1 --group north --out roof-1.enrol.json",
+		Args:    arguments("ID"),
+	}
+	c.Flags().StringVar(&r.Group, "group", "", "group that the device belongs to")
+	c.Flags().StringVar(&r.Notes, "notes", "", "anything worth remembering")
+	c.Flags().StringVar(&r.out, "out", "", "the enrolment file (default ID.enrol.json)")
+	c.Flags().StringVar(&r.CloudURL, "cloud-url", "", "where the device will find the cloud (default what the cloud takes for its own URL)")
+	token, asJSON := tokenFlag(c), jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		id, err := parseDevice(args[0])
+		if err != nil {
+			return err
+		}
+		r.ID, r.json = string(id), *asJSON
+		if r.out == "" {
+			r.out = r.ID + ".enrol.json"
+		}
+		cloud, err := a.client(*token)
+		if err != nil {
+			return err
+		}
+		return a.addDevice(cmd.Context(), cloud, r)
+	}
+	return c
+}
+
+func (a *app) addDevice(ctx context.Context, cloud *client, r addRequest) error {
+	var added struct {
+		Device    api.Device      `json:"device"`
+		Enrolment json.RawMessage `json:"enrolment"`
+	}
+	err := writeNew(r.out, 0o600, func(w io.Writer) error {
+		if err := cloud.send(ctx, http.MethodPost, "/api/v1/devices", r.NewDevice, &added); err != nil {
+			return err
+		}
+		var file bytes.Buffer
+		if err := json.Indent(&file, added.Enrolment, "", "  "); err != nil {
+			return fmt.Errorf("the cloud's answer holds no enrolment: %w", err)
+		}
+		_, err := w.Write(append(file.Bytes(), '\n'))
+		return err
+	})
+	switch {
+	case err != nil && added.Device.ID != "":
+		return hinted(fmt.Errorf("device %s was added, but its enrolment file could not be written, and the key in it is lost: %w", r.ID, err),
+			"Disable it with 'ecowatt device disable "+r.ID+"' and add another one.")
+	case err != nil:
+		return err
+	case r.json:
+		return printJSON(a.stdout, map[string]any{"device": added.Device, "file": r.out})
+	}
+	_, err = fmt.Fprintf(a.stdout, `%s added. Its enrolment file, which holds its key, is %s.
+On the gateway: ecowatt-agent enroll %s --dir DIR
+`, r.ID, r.out, filepath.Base(r.out))
+	return err
+}
+
+// writeNew makes a file that must not exist yet and lets fill write it. The
+// file is durable when writeNew returns nil, and gone when it returns an error.
+func writeNew(name string, perm fs.FileMode, fill func(io.Writer) error) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists already; it is not overwritten", name)
+	}
+	if err != nil {
+		return fmt.Errorf("making the file: %w", err)
+	}
+	err = fill(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closing := f.Close(); err == nil {
+		err = closing
+	}
+	if err == nil {
+		err = disk.OS(filepath.Dir(name)).SyncDir(".")
+	}
+	if err != nil {
+		return withCode(err, os.Remove(name))
+	}
+	return nil
+}
+
+// withCode joins what went wrong afterwards to err, whose exit code stands.
+func withCode(err, after error) error {
+	if after == nil {
+		return err
+	}
+	return &failure{code: codeOf(err), err: errors.Join(err, after)}
+}
+
+func (a *app) newDeviceListCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "list",
+		Short:   "List devices",
+		Example: "  ecowatt device list --group north",
+		Args:    noArguments,
+	}
+	group := c.Flags().String("group", "", "only the devices of this group")
+	token, asJSON := tokenFlag(c), jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		cloud, err := a.client(*token)
+		if err != nil {
+			return err
+		}
+		devices, err := cloud.devices(cmd.Context(), *group)
+		switch {
+		case err != nil:
+			return err
+		case *asJSON:
+			return printJSON(a.stdout, api.DeviceList{Devices: devices})
+		case len(devices) == 0:
+			fmt.Fprintln(a.stderr, "There are no devices. Add one with 'ecowatt device add ID'.")
+			return nil
+		}
+		return deviceTable(devices, time.Now()).render(a.stdout)
+	}
+	return c
+}
+
+// devices returns the whole fleet, or a group of it, page by page.
+func (c *client) devices(ctx context.Context, group string) ([]api.Device, error) {
+	query := url.Values{"limit": {"1000"}}
+	if group != "" {
+		query.Set("group", group)
+	}
+	all := []api.Device{}
+	for {
+		var page api.DeviceList
+		if err := c.get(ctx, "/api/v1/devices", query, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Devices...)
+		if page.Next == "" {
+			return all, nil
+		}
+		query.Set("after", page.Next)
+	}
+}
+
+func deviceTable(devices []api.Device, now time.Time) *table {
+	t := newTable("ID<", "GROUP<", "STATE<", "LAST SEEN", "EPOCH", "AGENT<", "INVERTERS<")
+	for _, d := range devices {
+		agent := ""
+		if d.Agent != nil {
+			agent = d.Agent.Version
+		}
+		inverters := make([]string, len(d.Inverters))
+		for i, v := range d.Inverters {
+			inverters[i] = v.Name
+		}
+		t.add(d.ID, orMissing(d.Group), stateOf(d), lastSeen(d, now), fmt.Sprint(d.Epoch), orMissing(agent), orMissing(strings.Join(inverters, ", ")))
+	}
+	return t
+}
+
+func stateOf(d api.Device) string {
+	if d.Disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func lastSeen(d api.Device, now time.Time) string {
+	if d.LastSeen == nil {
+		return "never"
+	}
+	return age(*d.LastSeen, now)
+}
+
+func (a *app) newDeviceShowCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "show ID",
+		Short:   "Show a device",
+		Example: "  ecowatt device show roof-1",
+		Args:    arguments("ID"),
+	}
+	token, asJSON := tokenFlag(c), jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		id, err := parseDevice(args[0])
+		if err != nil {
+			return err
+		}
+		cloud, err := a.client(*token)
+		if err != nil {
+			return err
+		}
+		var d api.Device
+		if err := cloud.get(cmd.Context(), devicePath(id), nil, &d); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(a.stdout, d)
+		}
+		return showDevice(a.stdout, d, time.Now())
+	}
+	return c
+}
+
+// showDevice writes what is known of a device, for people.
+func showDevice(w io.Writer, d api.Device, now time.Time) error {
+	var b strings.Builder
+	line := func(name, value string) { fmt.Fprintf(&b, "%-11s%s\n", name, oneLine(orMissing(value))) }
+	line("device", d.ID)
+	line("group", d.Group)
+	line("state", stateOf(d))
+	line("notes", d.Notes)
+	line("added", localTime(d.CreatedAt))
+	if d.LastSeen == nil {
+		line("last seen", "never")
+	} else {
+		line("last seen", fmt.Sprintf("%s ago, %s", age(*d.LastSeen, now), localTime(*d.LastSeen)))
+	}
+	line("key epoch", fmt.Sprint(d.Epoch))
+	if d.Agent == nil {
+		line("agent", "has not reported yet")
+	} else {
+		control := "writing to inverters not allowed"
+		if d.Agent.ControlAllowed {
+			control = "writing to inverters allowed"
+		}
+		line("agent", fmt.Sprintf("%s on %s, %s", d.Agent.Version, orMissing(d.Agent.Hardware), control))
+	}
+	if d.Firmware != nil {
+		line("firmware", fmt.Sprintf("%s, release %d, %s", orMissing(d.Firmware.Version), d.Firmware.Release, d.Firmware.State))
+	}
+	for _, v := range d.Inverters {
+		fmt.Fprintf(&b, "\n%s: %s, serial %s, profile %s %s\n", oneLine(v.Name), oneLine(orMissing(v.Model)),
+			oneLine(orMissing(v.Serial)), oneLine(orMissing(v.Profile)), oneLine(v.ProfileVersion))
+		t := newTable("POINT<", "UNIT<", "WRITABLE<")
+		for _, p := range v.Points {
+			writable := missing
+			if p.Writable {
+				writable = ecowatt.Decimal(p.Min, p.Exponent) + " to " + ecowatt.Decimal(p.Max, p.Exponent)
+			}
+			t.add(p.Name, orMissing(p.Unit), writable)
+		}
+		if err := t.render(&b); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// newDeviceSwitchCommand makes "device disable" and "device enable".
+func (a *app) newDeviceSwitchCommand(name, short string, disabled bool) *cobra.Command {
+	c := &cobra.Command{
+		Use:     name + " ID",
+		Short:   short,
+		Example: "  ecowatt device " + name + " roof-1",
+		Args:    arguments("ID"),
+	}
+	token, asJSON := tokenFlag(c), jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		id, err := parseDevice(args[0])
+		if err != nil {
+			return err
+		}
+		cloud, err := a.client(*token)
+		if err != nil {
+			return err
+		}
+		var d api.Device
+		if err := cloud.send(cmd.Context(), http.MethodPatch, devicePath(id), api.DeviceChange{Disabled: &disabled}, &d); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(a.stdout, d)
+		}
+		_, err = fmt.Fprintf(a.stdout, "%s is %s.\n", d.ID, stateOf(d))
+		return err
+	}
+	return c
+}

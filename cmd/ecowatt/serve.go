@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"ecowatt/cloud"
+	"ecowatt/cloud/gateway"
+)
+
+func (a *app) newServeCommand() *cobra.Command {
+	var o cloud.Options
+	var level, format string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the cloud",
+		Long: `Serve the cloud: devices and operators on one address, everything it keeps in one
+data folder. The first start makes the folder, the database, the key ring and a
+token for the administrator (the file 'token').
+
+The log goes to standard error. Interrupted, it finishes what it has begun.`,
+		Example: "  ecowatt serve --data /var/lib/ecowatt --listen :8080",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Slot == 0 { // which the cloud would take for its default
+				return usagef("--slot: 0s is not within 1s and 24h")
+			}
+			var err error
+			if o.Logger, err = newLogger(a.stderr, level, format); err != nil {
+				return err
+			}
+			err = cloud.Run(cmd.Context(), o)
+			if option, ok := errors.AsType[*cloud.OptionError](err); ok {
+				return usagef("%w", option)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&o.Data, "data", "ecowatt-data", "folder of everything the cloud keeps")
+	c.Flags().StringVar(&o.Database, "db", "", "the database, sqlite:FILE (default ecowatt.db in the data folder)")
+	c.Flags().StringVar(&o.Listen, "listen", ":8080", "address to listen on; port 0 takes a free one")
+	c.Flags().StringVar(&o.PublicURL, "public-url", "", "where devices find the cloud, for enrolment files (default the URL of each request)")
+	c.Flags().DurationVar(&o.Slot, "slot", gateway.DefaultSlot, "time between the exchanges of a device")
+	c.Flags().StringVar(&level, "log-level", "info", "what to log: debug, info, warn, error")
+	c.Flags().StringVar(&format, "log-format", "text", "how to log: text, json")
+	return c
+}
+
+// newLogger is the logger of a program that runs for long.
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	o := &slog.HandlerOptions{}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	chosen, ok := levels[level]
+	if !ok {
+		return nil, usagef("--log-level: %q is not debug, info, warn or error", level)
+	}
+	o.Level = chosen
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return nil, usagef("--log-format: %q is not text or json", format)
+}
