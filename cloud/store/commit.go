@@ -131,10 +131,7 @@ var errSpoiled = errors.New("a unit of work spoiled its transaction")
 // savepoint each, for hardly any fails; when one does after having changed
 // something, all run a second and last time, each within its own savepoint.
 func (s *Store) commitGroup(group []*unit) {
-	if _, open := <-s.turn; !open {
-		settle(group, func(int) error { return ErrClosed })
-		return
-	}
+	<-s.turn // Close does not close it before Run has returned
 	defer func() { s.turn <- struct{}{} }()
 	outcomes, err := s.tryGroup(group, false)
 	if errors.Is(err, errSpoiled) {

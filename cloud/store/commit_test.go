@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -205,6 +206,9 @@ func TestUnitThatEndsItsTransaction(t *testing.T) {
 				t.Errorf("%s: unit %d: %v, want ErrUnavailable", statement, i, err)
 			}
 		}
+	}
+	if slices.Contains(notes(t, s), "b") {
+		t.Error("a unit took effect outside of a transaction")
 	}
 	if err := s.Commit(t.Context(), note("goes on")); err != nil {
 		t.Errorf("after that: %v", err)

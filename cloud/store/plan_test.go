@@ -93,7 +93,7 @@ func TestCostIsFlat(t *testing.T) {
 		keep(t, s, id, mine...)
 		keep(t, s, other, others...)
 	}
-	keep(t, s, id, block(t, "east", noon.UnixMilli(), 1, 7, "pac"))
+	keep(t, s, id, block(t, "east", noon.UnixMilli(), 1, 7, "pac"), block(t, "east", noon.Add(-time.Hour).UnixMilli(), 1, 0, "pac"))
 	steps := func() (n int) {
 		s.turnTo(t, func(w *writer) {
 			from, to := noon.UnixMilli(), noon.Add(time.Minute).UnixMilli()
