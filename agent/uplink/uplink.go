@@ -59,7 +59,9 @@ const (
 	// back: it must be here well before wire.AnswerTime is over.
 	MaxHold = 20 * time.Second
 
-	minRequest = 4 << 10 // bytes; what no path is expected to be too narrow for
+	// MinRequest is the least room, in bytes, that is ever left for a request: no
+	// path is expected to be narrower.
+	MinRequest = 4 << 10
 )
 
 // Credential is the key of one epoch.
@@ -343,7 +345,7 @@ func (u *Uplink) sendHS1(ctx context.Context) (event, error) {
 		return event{kind: badWelcome}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	u.session = secrets
-	u.maxRequest = max(int(min(welcome.MaxRequest, wire.MaxRequest)), minRequest)
+	u.maxRequest = max(int(min(welcome.MaxRequest, wire.MaxRequest)), MinRequest)
 	u.observe(welcome.ServerTime, sent, received)
 	return event{kind: welcomed, lifetime: welcome.Lifetime}, nil
 }
@@ -376,7 +378,7 @@ func (u *Uplink) sendRequest(ctx context.Context, build func(room int) (wire.Req
 	rsp, e, err := u.post(ctx, wire.PathExchange, req, u.o.MaxAnswer)
 	if err != nil {
 		if e.kind == tooLarge { // the path may be narrower than the cloud says
-			u.maxRequest = max(u.maxRequest/2, minRequest)
+			u.maxRequest = max(u.maxRequest/2, MinRequest)
 		}
 		return wire.Answer{}, e, err
 	}
