@@ -1,0 +1,280 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"ecowatt"
+	"ecowatt/agent/identity"
+	"ecowatt/agent/uplink"
+	"ecowatt/key"
+	"ecowatt/wire"
+	"ecowatt/wire/noise"
+	"ecowatt/wire/record"
+)
+
+// cloud is the other side, made of the packages of the protocol and a few maps.
+// It is a Transport for devices in virtual time and an http.Handler for others.
+type cloud struct {
+	t    testing.TB
+	psk  key.PSK
+	time func() time.Time
+
+	maxRequest uint32
+
+	mu       sync.Mutex
+	sessions map[wire.SessionID]*session
+	bodies   map[wire.MessageID]string // of every message that was ever stored
+	blocks   []wire.TelemetryBlock     // in the order in which they were stored
+	logs     []wire.LogEntry
+	stock    []wire.Inventory
+	requests []wire.Request
+	changed  chan struct{} // closed and made anew at each request
+
+	// meddle, if set, may change the statuses of a request's messages before they
+	// take effect, or hold the answer back.
+	meddle func(n int, q wire.Request, results []wire.Result) fate
+	away   bool
+}
+
+// fate is what becomes of a request and its answer.
+type fate int
+
+const (
+	arrives   fate = iota // both arrive
+	lost                  // the request does not
+	forgotten             // the request has its effect, the answer is lost
+)
+
+type session struct {
+	keys key.Session
+	last wire.Sequence
+}
+
+func newCloud(tb testing.TB, c identity.Credential, now func() time.Time) *cloud {
+	tb.Helper()
+	return &cloud{
+		t: tb, psk: c.Key.NoisePSK(wire.Suite1), time: now, maxRequest: wire.MaxRequest,
+		sessions: map[wire.SessionID]*session{}, bodies: map[wire.MessageID]string{}, changed: make(chan struct{}),
+	}
+}
+
+var errLost = errors.New("lost on the way")
+
+// Post is the Transport of a device under test.
+func (c *cloud) Post(_ context.Context, path string, msg []byte, limit int) (uplink.Reply, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.away {
+		return uplink.Reply{}, errLost
+	}
+	var reply uplink.Reply
+	var err error
+	if path == wire.PathSession {
+		reply, err = c.session(msg)
+	} else {
+		reply, err = c.exchange(msg)
+	}
+	if len(reply.Body) > limit {
+		reply.Body = nil
+	}
+	return reply, err
+}
+
+// ServeHTTP is the cloud of a device that is a program.
+func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	msg, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	reply, err := c.Post(r.Context(), r.URL.Path, msg, wire.MaxAnswer)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	w.Header().Set("Content-Type", wire.ContentType)
+	w.WriteHeader(reply.Status)
+	w.Write(reply.Body)
+}
+
+func (c *cloud) setAway(away bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away = away
+}
+
+func refuse(code wire.Code) (uplink.Reply, error) {
+	return uplink.Reply{Status: code.HTTPStatus(), Body: wire.ErrorMessage{Code: code}.Append(nil)}, nil
+}
+
+func (c *cloud) session(hs1 []byte) (uplink.Reply, error) {
+	responder, err := noise.Accept(c.psk, hs1)
+	if err != nil {
+		return refuse(wire.CodeRefused)
+	}
+	welcome := wire.Welcome{ServerTime: c.time().UnixMilli(), Lifetime: 24 * time.Hour, MaxRequest: c.maxRequest}
+	hs2, secrets, err := responder.Finish(welcome, rand.Reader)
+	if err != nil {
+		return refuse(wire.CodeRefused)
+	}
+	c.sessions[secrets.SID] = &session{keys: secrets.Keys}
+	return uplink.Reply{Status: 200, Body: hs2}, nil
+}
+
+func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
+	h, err := wire.Parse(req, wire.REQ)
+	if err != nil {
+		return refuse(wire.CodeOf(err))
+	}
+	s := c.sessions[h.Session()]
+	if s == nil || h.Sequence() <= s.last || len(req) > int(c.maxRequest) {
+		return refuse(wire.CodeRefused)
+	}
+	body, mac, err := record.OpenRequest(s.keys, req)
+	if err != nil {
+		return refuse(wire.CodeRefused)
+	}
+	q, err := wire.DecodeRequest(bytes.Clone(body))
+	if err != nil {
+		c.t.Errorf("the device sent %x: %v", body, err)
+		return refuse(wire.CodeMalformed)
+	}
+	results := make([]wire.Result, len(q.Messages))
+	for i, m := range q.Messages {
+		results[i] = wire.Result{ID: m.ID, Status: wire.Stored}
+	}
+	becomes := arrives
+	if c.meddle != nil {
+		becomes = c.meddle(len(c.requests), q, results)
+	}
+	c.requests = append(c.requests, q)
+	defer func() {
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}()
+	if becomes == lost {
+		return uplink.Reply{}, errLost
+	}
+	s.last = h.Sequence()
+	for i, m := range q.Messages {
+		if results[i].Status == wire.Stored {
+			results[i].Status = c.store(m)
+		}
+	}
+	if becomes == forgotten {
+		return uplink.Reply{}, errLost
+	}
+	answer, err := wire.EncodeAnswer(wire.Answer{ServerTime: c.time().UnixMilli(), Results: results})
+	if err != nil {
+		c.t.Error(err)
+	}
+	rsp, err := record.SealAnswer(s.keys, h.Session(), h.Sequence(), mac, rand.Reader, answer)
+	if err != nil {
+		c.t.Error(err)
+	}
+	return uplink.Reply{Status: 200, Body: rsp}, nil
+}
+
+func (c *cloud) store(m wire.Message) wire.Status {
+	if before, ok := c.bodies[m.ID]; ok {
+		if before != string(m.Body) {
+			c.t.Errorf("message %v came again with another body", m.ID)
+			return wire.Conflict
+		}
+		return wire.Duplicate
+	}
+	c.bodies[m.ID] = string(m.Body)
+	var err error
+	switch m.Kind {
+	case wire.KindTelemetry:
+		var b wire.TelemetryBlock
+		b, err = wire.DecodeTelemetry(m.Body)
+		c.blocks = append(c.blocks, b)
+	case wire.KindLog:
+		var entries []wire.LogEntry
+		entries, err = wire.DecodeLog(m.Body)
+		c.logs = append(c.logs, entries...)
+	case wire.KindInventory:
+		var v wire.Inventory
+		v, err = wire.DecodeInventory(m.Body)
+		c.stock = append(c.stock, v)
+	case wire.KindConfigAck, wire.KindCommandResult, wire.KindFotaStatus:
+		c.t.Errorf("a message of kind %v", m.Kind)
+	}
+	if err != nil {
+		c.t.Errorf("a message that cannot be read: %v", err)
+	}
+	return wire.Stored
+}
+
+// plain unpacks a block of codec 0 (PROTOCOL section 6), and checks it as the
+// cloud does: times go up.
+func (c *cloud) plain(b wire.TelemetryBlock) []ecowatt.Sample {
+	var data [][]*int64 // times, then the values of each point
+	if err := cbor.Unmarshal(b.Data, &data); err != nil || b.Codec != wire.CodecPlain || len(data) != 1+len(b.Points) || len(data[0]) != int(b.Count) {
+		c.t.Errorf("a block that cannot be read: %v in %+v", err, b)
+		return nil
+	}
+	t0 := b.T0
+	if b.Boot != nil {
+		t0 = b.Boot.Mono
+	}
+	samples := make([]ecowatt.Sample, b.Count)
+	for i := range samples {
+		samples[i].At = t0 + *data[0][i]
+		if i > 0 && samples[i].At <= samples[i-1].At {
+			c.t.Errorf("sample %d of a block is not later than the one before it", i)
+		}
+		for p := range b.Points {
+			v := ecowatt.Value{}
+			if raw := data[1+p][i]; raw != nil {
+				v = ecowatt.Known(*raw)
+			}
+			samples[i].Values = append(samples[i].Values, v)
+		}
+	}
+	return samples
+}
+
+// samples returns what is stored of an inverter, in the order in which it came.
+// Blocks that are timed since boot get a place when offset is of their boot.
+func (c *cloud) samples(inverter string, boot wire.BootID, offset int64) []ecowatt.Sample {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []ecowatt.Sample
+	for _, b := range c.blocks {
+		if b.Inverter != inverter {
+			continue
+		}
+		shift := int64(0)
+		if b.Boot != nil {
+			if shift = offset; b.Boot.Boot != boot {
+				c.t.Errorf("a block of the boot %v", b.Boot.Boot)
+			}
+		}
+		for _, s := range c.plain(b) {
+			s.At += shift
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// codes returns how often each code is in the device's log.
+func (c *cloud) codes() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := map[string]int{}
+	for _, e := range c.logs {
+		n[e.Code]++
+	}
+	return n
+}

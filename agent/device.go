@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ecowatt"
+	"ecowatt/agent/acquire"
+	"ecowatt/agent/buffer"
+	"ecowatt/agent/identity"
+	"ecowatt/agent/uplink"
+	"ecowatt/internal/disk"
+	"ecowatt/inverter"
+	"ecowatt/inverter/modbus"
+	"ecowatt/wire"
+)
+
+// parts is what a device is made of. All are required.
+type parts struct {
+	settings  Settings
+	identity  identity.Identity
+	folder    disk.FS              // the gateway's
+	boot      wire.BootID          // names this boot of the gateway
+	now       func() time.Duration // since that boot
+	transport uplink.Transport
+	inverters func(InverterSettings) acquire.Source
+	firmware  wire.Firmware
+	random    io.Reader // a cryptographic source
+	log       io.Writer
+}
+
+// device is a running agent, without its status socket.
+type device struct {
+	parts
+	logger  *slog.Logger
+	reports *reports
+	queue   *queue
+	clock   *clockKeeper
+	uplink  *uplink.Uplink
+	pollers []*acquire.Poller
+
+	// Only talk touches what follows.
+	pending []buffer.Message // to be put into the queue
+	away    time.Duration    // since when the cloud does not answer; 0 while it does
+}
+
+// newDevice opens the buffer and makes what works on it. It starts nothing.
+func newDevice(p parts) (*device, error) {
+	d := &device{parts: p, reports: &reports{}}
+	d.logger = newLogger(p.log, p.settings.LogLevel, d.reports, p.now)
+	for _, torn := range p.identity.Torn {
+		d.logger.Warn("a key file is passed over", "code", "key_slot_torn", "file", torn)
+	}
+	d.clock = openClock(p.folder, p.boot, d.logger)
+	now := p.now()
+	for _, in := range p.settings.Inverters {
+		poller, err := acquire.New(acquire.Inverter{
+			Name: in.Name, Unit: in.Unit, Profile: in.Profile, Points: in.Points, Interval: p.settings.SamplingInterval,
+		}, p.inverters(in), d.logger, now.Milliseconds())
+		if err != nil {
+			return nil, err
+		}
+		d.pollers = append(d.pollers, poller)
+	}
+	var err error
+	d.uplink, err = uplink.New(uplink.Options{
+		Transport: p.transport, Credential: uplink.Credential(p.identity.Active), Fallback: (*uplink.Credential)(p.identity.Fallback),
+		Boot: p.boot, Now: p.now, Clock: d.clock.restored(now),
+		Interval: p.settings.UploadInterval, Random: p.random, Logger: d.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	inventory, err := encodeInventory(p.settings, p.random)
+	if err != nil {
+		return nil, err
+	}
+	d.pending = []buffer.Message{inventory}
+	b, err := buffer.Open(buffer.Options{
+		FS: p.folder, Limit: p.settings.BufferLimit, FlushInterval: p.settings.FlushInterval,
+		MaxRun: maxRun(p.settings.Inverters), Logger: d.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.queue = newQueue(b, d.logger)
+	d.putPending()
+	return d, nil
+}
+
+// run does everything at once until ctx ends. The status socket is in dir.
+func (d *device) run(ctx context.Context, dir string) error {
+	d.logger.Info("agent started", "version", ecowatt.Version, "device", string(d.identity.Device), "cloud", d.settings.CloudURL, "inverters", len(d.pollers))
+	tell := func(ctx context.Context) error { return serveStatus(ctx, dir, d.status, d.logger) }
+	err := together(ctx, append(d.loops(), tell)...)
+	d.logger.Info("agent stops")
+	return err
+}
+
+// loops returns what a device does until their context ends.
+func (d *device) loops() []func(context.Context) error {
+	loops := []func(context.Context) error{
+		d.talk,
+		func(ctx context.Context) error { return d.queue.flushing(ctx, d.now) },
+	}
+	for i, p := range d.pollers {
+		in := d.settings.Inverters[i]
+		loops = append(loops, func(ctx context.Context) error { return d.poll(ctx, p, in) })
+	}
+	return loops
+}
+
+// together runs all functions at once until they return; the first that returns
+// an error ends the others.
+func together(ctx context.Context, functions ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	errs := make([]error, len(functions))
+	for i, f := range functions {
+		running.Go(func() {
+			if errs[i] = f(ctx); errs[i] != nil {
+				cancel()
+			}
+		})
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// close makes what was sampled last. Nothing of the device may run any more.
+func (d *device) close() error { return d.queue.close(d.now()) }
+
+// poll samples one inverter until ctx ends. A sample that cannot be kept is
+// lost, and told by the queue; sampling goes on.
+func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSettings) error {
+	for sleep(ctx, p.Next(d.now().Milliseconds())) {
+		sample, ok := p.Poll(ctx, d.now().Milliseconds())
+		if ok {
+			d.queue.add(buffer.Reading{Inverter: in.Name, Points: in.Points, Boot: d.boot, Sample: sample}, d.now())
+		}
+	}
+	return nil
+}
+
+// modbusSource reads an inverter over Modbus TCP.
+type modbusSource struct{ client *modbus.Client }
+
+// Read carries out one read.
+func (s modbusSource) Read(ctx context.Context, unit byte, r inverter.Read) ([]uint16, error) {
+	return s.client.Do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count})
+}
+
+// dialModbus makes the sources of inverters: those behind one address share a
+// connection, on which one request waits for the other.
+func dialModbus(inverters []InverterSettings) func(InverterSettings) acquire.Source {
+	clients := map[string]*modbus.Client{}
+	for _, in := range inverters {
+		if clients[in.Address] == nil {
+			clients[in.Address] = modbus.NewClient(in.Address, modbus.ClientOptions{})
+		}
+	}
+	return func(in InverterSettings) acquire.Source { return modbusSource{clients[in.Address]} }
+}

@@ -1,0 +1,578 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ecowatt"
+	"ecowatt/agent/acquire"
+	"ecowatt/agent/identity"
+	"ecowatt/internal/disk/disktest"
+	"ecowatt/inverter"
+	"ecowatt/inverter/modbus"
+	"ecowatt/inverter/profile"
+	"ecowatt/key"
+	"ecowatt/wire"
+)
+
+// plant is an inverter whose registers count up: no two samples are alike.
+type plant struct {
+	mu     sync.Mutex
+	served []time.Time // when the samples 1, 2, 3, … were read
+	silent bool
+}
+
+func (p *plant) Read(_ context.Context, _ byte, r inverter.Read) ([]uint16, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.silent {
+		return nil, modbus.ErrNoAnswer
+	}
+	p.served = append(p.served, time.Now())
+	words := make([]uint16, r.Count)
+	for i := range words {
+		words[i] = uint16(i)
+	}
+	words[len(words)-1] = uint16(len(p.served)) // pac, of which every value is one
+	return words, nil
+}
+
+func (p *plant) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.served)
+}
+
+func (p *plant) setSilent(silent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = silent
+}
+
+// rig is a gateway in virtual time: it is called inside a synctest bubble.
+type rig struct {
+	*device
+	t     *testing.T
+	disk  *disktest.Disk
+	plant *plant
+	cloud *cloud
+	log   *lockedBuffer
+	parts parts
+
+	boot time.Time // when the gateway started: time since boot is 0
+	kill func()    // ends the agent and leaves the disk as it is
+	stop func()    // ends the agent as SIGTERM does
+}
+
+// lockedBuffer collects the log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func credential(tb testing.TB) identity.Credential {
+	tb.Helper()
+	k, err := key.NewDevice(rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	id, err := key.NewID(rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return identity.Credential{ID: id, Epoch: 1, Key: k}
+}
+
+func simSettings(t *testing.T) Settings {
+	t.Helper()
+	p, err := profile.Find("ecowatt-sim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Settings{
+		CloudURL:         "http://cloud",
+		Inverters:        []InverterSettings{{Name: "inv1", Unit: 17, Profile: p, Points: []string{"vac1", "pac"}}},
+		SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second,
+		BufferLimit: 64 << 20, LogLevel: slog.LevelDebug, Hardware: "test",
+	}
+}
+
+// newRig makes a gateway with an empty disk. Its time since boot is an hour; the
+// cloud's clock is the bubble's.
+func newRig(t *testing.T, edit func(*Settings)) *rig {
+	t.Helper()
+	r := &rig{t: t, disk: disktest.New(), plant: &plant{}, log: &lockedBuffer{}, boot: time.Now().Add(-time.Hour)}
+	s := simSettings(t)
+	if edit != nil {
+		edit(&s)
+	}
+	id := identity.Identity{Device: "roof-1", CloudURL: s.CloudURL, Active: credential(t)}
+	r.cloud = newCloud(t, id.Active, time.Now)
+	r.parts = parts{
+		settings: s, identity: id, boot: wire.BootID{0xb0}, now: func() time.Duration { return time.Since(r.boot) },
+		transport: r.cloud, inverters: func(InverterSettings) acquire.Source { return r.plant },
+		firmware: wire.Firmware{State: wire.FirmwareConfirmed, Version: "0.0.0"}, random: rand.Reader, log: r.log,
+	}
+	return r
+}
+
+// start starts the agent on what is on the disk.
+func (r *rig) start() {
+	r.t.Helper()
+	r.parts.folder = r.disk
+	d, err := newDevice(r.parts)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- together(ctx, d.loops()...) }()
+	r.device = d
+	r.kill = func() {
+		r.t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("the agent ended with %v", err)
+		}
+	}
+	r.stop = func() {
+		r.t.Helper()
+		r.kill()
+		if err := d.close(); err != nil {
+			r.t.Errorf("closing: %v", err)
+		}
+	}
+}
+
+// restart stops the agent as SIGTERM does and starts it again.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.stop()
+	r.start()
+}
+
+// runFor lets time pass.
+func (r *rig) runFor(d time.Duration) {
+	time.Sleep(d) // virtual
+	synctest.Wait()
+}
+
+// check compares what the cloud has stored with what the plant has served: all
+// of it, once, in order, at the right times. Those samples may be missing whose
+// numbers are excused.
+func (r *rig) check(excused ...int) {
+	r.t.Helper()
+	r.plant.mu.Lock()
+	defer r.plant.mu.Unlock()
+	var want, got []int
+	for i := range r.plant.served {
+		if !slices.Contains(excused, 1+i) {
+			want = append(want, 1+i)
+		}
+	}
+	for _, s := range r.cloud.samples("inv1", r.parts.boot, r.boot.UnixMilli()) {
+		n := int(s.Values[1].Raw)
+		got = append(got, n)
+		if s.Values[0] != ecowatt.Known(0) || n < 1 || n > len(r.plant.served) {
+			r.t.Fatalf("a sample that was never served: %v", s)
+		}
+		if off := time.UnixMilli(s.At).Sub(r.plant.served[n-1]); off.Abs() > 2*time.Millisecond {
+			r.t.Fatalf("sample %d is %v off", n, off)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		r.t.Errorf("samples (-served +stored):\n%.2000s", diff)
+	}
+	if len(got) == 0 {
+		r.t.Error("nothing is stored")
+	}
+}
+
+func TestSamplesArriveOnceAndInOrder(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		meddle func(n int, q wire.Request, results []wire.Result) fate
+	}{
+		{"all is well", nil},
+		{"answers are lost", func(n int, _ wire.Request, _ []wire.Result) fate {
+			return []fate{arrives, forgotten, forgotten}[n%3]
+		}},
+		{"requests are lost", func(n int, _ wire.Request, _ []wire.Result) fate {
+			return []fate{lost, arrives}[n%2]
+		}},
+		{"later", func(n int, _ wire.Request, results []wire.Result) fate {
+			for i := range results {
+				if n%2 == 0 || i > len(results)/2 {
+					results[i].Status = wire.Later
+				}
+			}
+			return arrives
+		}},
+		{"an unknown status", func(n int, _ wire.Request, results []wire.Result) fate {
+			for i := range results {
+				if n%2 == 0 {
+					results[i].Status = 77
+				}
+			}
+			return arrives
+		}},
+		{"no results", func(n int, _ wire.Request, results []wire.Result) fate {
+			for i := range results {
+				if n%2 == 0 {
+					results[i] = wire.Result{ID: wire.MessageID{9}}
+				}
+			}
+			return arrives
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				r.cloud.meddle = c.meddle
+				r.start()
+				for range 4 {
+					r.runFor(time.Hour)
+					r.restart()
+				}
+				r.runFor(time.Hour)
+				r.plant.setSilent(true)
+				r.runFor(3 * time.Hour)
+				r.check()
+				if s := r.status(); s.Buffer.Samples != 0 || c.meddle == nil && s.Buffer.Messages != 0 {
+					t.Errorf("something waits: %+v", s.Buffer)
+				}
+				r.stop()
+			})
+		})
+	}
+}
+
+// TestBacklog: the cloud is away for a day, with restarts; then everything comes
+// in one slot, in as many requests as it takes, each within the limit.
+func TestBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.cloud.setAway(true)
+		r.cloud.maxRequest = 16 << 10
+		r.start()
+		for range 24 {
+			r.runFor(time.Hour)
+			r.restart()
+		}
+		if s := r.status(); s.Buffer.Samples+s.Buffer.Messages < 1000 || s.Clock.Known {
+			t.Errorf("status %+v", s)
+		}
+		r.cloud.setAway(false)
+		r.runFor(23 * time.Minute) // the first slot and the longest back-off
+		r.plant.setSilent(true)
+		r.runFor(16 * time.Minute)
+		r.check()
+		if n := len(r.cloud.requests); n < 10 {
+			t.Errorf("all came in %d requests", n)
+		}
+		r.stop()
+	})
+}
+
+// TestNoClock: samples that are packed before the time is known carry times
+// since boot.
+func TestNoClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s *Settings) { s.SamplingInterval = time.Second })
+		r.cloud.setAway(true)
+		r.start()
+		r.runFor(2 * time.Hour)
+		if s := r.status(); s.Clock.Known || s.Buffer.Messages < 10 {
+			t.Errorf("status %+v", s)
+		}
+		r.cloud.setAway(false)
+		r.runFor(time.Hour)
+		r.plant.setSilent(true)
+		r.runFor(time.Hour)
+		r.check()
+		timed := 0
+		for _, b := range r.cloud.blocks {
+			if b.Boot != nil {
+				timed++
+			}
+		}
+		if timed < 10 || timed > len(r.cloud.blocks)-10 {
+			t.Errorf("%d of %d blocks are timed since boot", timed, len(r.cloud.blocks))
+		}
+		if !r.status().Clock.Known {
+			t.Error("the clock is not known")
+		}
+		r.stop()
+	})
+}
+
+// TestClockSurvivesRestarts: within a boot a restarted agent knows the time, and
+// after a reboot when the samples of the boot before were.
+func TestClockSurvivesRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.start()
+		r.runFor(time.Hour)
+		r.cloud.setAway(true)
+		r.restart()
+		if !r.status().Clock.Known {
+			t.Error("a restart forgets the time")
+		}
+		r.runFor(time.Hour)
+		r.stop()
+
+		r.parts.boot = wire.BootID{0xb1}
+		r.boot = time.Now().Add(-10 * time.Second)
+		r.start()
+		if r.status().Clock.Known {
+			t.Error("the clock of another boot is taken for this one's")
+		}
+		r.runFor(time.Hour)
+		r.cloud.setAway(false)
+		r.runFor(time.Hour)
+		r.plant.setSilent(true)
+		r.runFor(time.Hour)
+		r.check()
+		r.stop()
+	})
+}
+
+// TestClockIsWrittenSeldom counts the writes of clock.json in a day.
+func TestClockIsWrittenSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s *Settings) {
+			s.SamplingInterval, s.UploadInterval, s.FlushInterval = time.Hour, time.Minute, 0
+		})
+		r.plant.setSilent(true)
+		skew := time.Duration(0)
+		r.cloud.time = func() time.Time { skew += time.Millisecond; return time.Now().Add(skew) }
+		r.start()
+		r.runFor(10 * time.Minute)
+		before := r.disk.Ops()
+		r.runFor(50 * time.Minute)
+		if ops := r.disk.Ops() - before; ops > 0 {
+			t.Errorf("%d writes in an hour in which nothing happens", ops)
+		}
+		r.stop()
+	})
+}
+
+func TestPowerCutLosesAtMostTheFlushInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s *Settings) { s.SamplingInterval = time.Second })
+		r.cloud.setAway(true)
+		r.start()
+		r.runFor(10*time.Minute + 3*time.Second)
+		served := r.plant.count()
+		r.disk = r.disk.Restart(disktest.Lost) // the agent that runs has no power from here on
+		r.kill()
+		r.start()
+		if s := r.status().Buffer; s.Samples < served-10 || s.Samples == served {
+			t.Errorf("%d of %d samples are left; at most those of 10 s are lost, and with this timing some", s.Samples, served)
+		}
+		r.stop()
+	})
+}
+
+// TestInvalid: what the cloud will never store leaves the queue, and the log says so.
+func TestInvalid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		var refused []int
+		r.cloud.meddle = func(_ int, q wire.Request, results []wire.Result) fate {
+			for i, m := range q.Messages {
+				if m.Kind != wire.KindTelemetry || len(refused) > 0 {
+					continue
+				}
+				results[i].Status, results[i].Text = wire.Invalid, "no"
+				b, err := wire.DecodeTelemetry(m.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				for _, s := range r.cloud.plain(b) {
+					refused = append(refused, int(s.Values[1].Raw))
+				}
+			}
+			return arrives
+		}
+		r.start()
+		r.runFor(2 * time.Hour)
+		r.plant.setSilent(true)
+		r.runFor(time.Hour)
+		r.check(refused...)
+		if n := r.cloud.codes()["message_invalid"]; n != 1 || len(refused) == 0 {
+			t.Errorf("the cloud's log tells %d times of %d samples", n, len(refused))
+		}
+		r.stop()
+	})
+}
+
+// TestInvalidLog: a log that the cloud does not take is no reason to write one.
+func TestInvalidLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.cloud.meddle = func(_ int, q wire.Request, results []wire.Result) fate {
+			for i, m := range q.Messages {
+				if m.Kind == wire.KindLog {
+					results[i].Status = wire.Invalid
+				}
+			}
+			return arrives
+		}
+		r.start()
+		r.runFor(5 * time.Hour)
+		if n := strings.Count(r.log.String(), "will not store"); n != 1 {
+			t.Errorf("told %d times:\n%s", n, r.log.String())
+		}
+		r.stop()
+	})
+}
+
+func TestTogether(t *testing.T) {
+	untilEnd := func(ctx context.Context) error { <-ctx.Done(); return nil }
+	failed := errors.New("failed")
+	if err := together(t.Context(), untilEnd, func(context.Context) error { return failed }, untilEnd); !errors.Is(err, failed) {
+		t.Errorf("%v, want the error that ended all", err)
+	}
+}
+
+// TestReports: what happens to the device is in the cloud's log, with the time
+// at which it happened, even if that was not known then.
+func TestReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s *Settings) { s.LogLevel = slog.LevelError })
+		r.cloud.setAway(true)
+		r.plant.setSilent(true)
+		r.start()
+		r.runFor(time.Hour)
+		r.plant.setSilent(false)
+		back := time.Now()
+		r.runFor(time.Hour)
+		r.cloud.setAway(false)
+		r.runFor(time.Hour)
+		want := map[string]int{"inverter_away": 1, "inverter_back": 1, "cloud_away": 1, "cloud_back": 1}
+		if diff := cmp.Diff(want, r.cloud.codes()); diff != "" {
+			t.Errorf("codes (-want +got):\n%s", diff)
+		}
+		for _, e := range r.cloud.logs {
+			if e.At == 0 {
+				t.Errorf("no time: %+v", e)
+			}
+			switch e.Code {
+			case "inverter_back":
+				if off := time.UnixMilli(e.At).Sub(back); off < 0 || off > time.Minute {
+					t.Errorf("%+v is %v off", e, off)
+				}
+				if e.Level != wire.LevelInfo || e.Attributes["inverter"] != "inv1" || e.Attributes["failures"] == int64(0) {
+					t.Errorf("%+v", e)
+				}
+			case "cloud_away":
+				if e.Level != wire.LevelWarn || !strings.Contains(fmt.Sprint(e.Attributes["error"]), "lost on the way") {
+					t.Errorf("%+v", e)
+				}
+			}
+		}
+		if text := r.log.String(); text != "" {
+			t.Errorf("below its level there is in the log:\n%s", text)
+		}
+		r.stop()
+	})
+}
+
+func TestInventoryAndFirmware(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s *Settings) { s.AllowControl = true })
+		r.start()
+		r.runFor(time.Hour)
+		r.restart()
+		r.runFor(time.Hour)
+		points := []ecowatt.Point{
+			{Name: "vac1", Unit: "V", Exponent: -1},
+			{Name: "pac", Unit: "W"},
+		}
+		want := wire.Inventory{AgentVersion: ecowatt.Version, Hardware: "test", ControlAllowed: true, Inverters: map[string]wire.Inverter{
+			"inv1": {Profile: "ecowatt-sim", ProfileVersion: ecowatt.Version, Points: points},
+		}}
+		if diff := cmp.Diff([]wire.Inventory{want, want}, r.cloud.stock); diff != "" {
+			t.Errorf("one inventory for each start (-want +got):\n%s", diff)
+		}
+		for _, q := range r.cloud.requests {
+			if q.Firmware == nil || *q.Firmware != r.parts.firmware || q.Epochs == nil || q.Epochs.Active != 1 {
+				t.Errorf("request %+v", q)
+			}
+		}
+		r.stop()
+	})
+}
+
+// TestDiskFull: sampling and talking go on, it is logged once, and when there is
+// room again the samples are kept again.
+func TestDiskFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.cloud.setAway(true)
+		r.start()
+		r.runFor(10 * time.Minute)
+		r.disk.SetCapacity(1)
+		first := r.plant.count() + 1
+		r.runFor(time.Hour)
+		if s := r.status(); !s.Buffer.Failing || s.Inverters[0].State != "answering" || s.Inverters[0].SampleAge > 5 {
+			t.Errorf("status %+v", s)
+		}
+		var excused []int
+		for n := first; n <= r.plant.count(); n++ {
+			excused = append(excused, n)
+		}
+		r.disk.SetCapacity(0)
+		r.runFor(10 * time.Minute)
+		r.cloud.setAway(false)
+		r.runFor(time.Hour)
+		r.plant.setSilent(true)
+		r.runFor(time.Hour)
+		r.check(excused...)
+		codes := r.cloud.codes()
+		if codes["buffer_failing"] != 1 || codes["buffer_working"] != 1 {
+			t.Errorf("codes %v", codes)
+		}
+		r.stop()
+	})
+}
+
+// TestStopIsQuick: SIGTERM is not waited for, whatever the agent is doing.
+func TestStopIsQuick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.cloud.setAway(true)
+		r.start()
+		r.runFor(20 * time.Minute)
+		begin := time.Now()
+		r.stop()
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("stopping took %v", took)
+		}
+	})
+}

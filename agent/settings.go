@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"go.yaml.in/yaml/v3"
+
+	"ecowatt"
+	"ecowatt/agent/identity"
+	"ecowatt/inverter"
+	"ecowatt/inverter/modbus"
+	"ecowatt/inverter/profile"
+)
+
+// SettingsFile is the name of the settings in the gateway's folder.
+const SettingsFile = "agent.yaml"
+
+// Limits and defaults of the settings.
+const (
+	maxSettingsSize = 64 << 10
+	maxInverters    = 32
+	maxPoints       = 256 // in one telemetry block, see cloud/ingest
+
+	DefaultSamplingInterval = 5 * time.Second
+	DefaultUploadInterval   = 15 * time.Minute
+	DefaultFlushInterval    = 10 * time.Second
+	DefaultBufferLimit      = 64 // MiB
+
+	maxBufferLimit = 1 << 20 // MiB
+)
+
+// ErrNoSettings says that there is no settings file.
+var ErrNoSettings = errors.New("there are no settings")
+
+// Settings is what whoever installs the gateway decides: the file agent.yaml.
+// The intervals are what the cloud's configuration starts from.
+//
+//	setting            meaning
+//	cloud_url          where the cloud is, instead of what the enrolment file said
+//	inverters          list of:
+//	  name             as ecowatt.ParseName accepts it
+//	  connect          modbus-tcp://HOST:PORT; port 502 if not given
+//	  unit             Modbus unit id, 1 … 247; the profile's if not given
+//	  profile          name of a profile
+//	  points           names of what is read; all of the profile if not given
+//	sampling_interval  s between two samples, 1 … 3600; 5 if not given
+//	upload_interval    s between two exchanges, 1 … 86400; 900 if not given
+//	flush_interval     longest time in s that a sample waits for its fsync, 0 … 600; 10 if not given
+//	buffer_limit_mib   largest size of the buffer on disk; 64 if not given
+//	log_level          debug, info (if not given), warn or error
+//	allow_control      whether the inverters may be written; false if not given
+//	hardware           what the gateway is, for people
+type Settings struct {
+	CloudURL         string // where the cloud is, instead of what the enrolment file said; usually empty
+	Inverters        []InverterSettings
+	SamplingInterval time.Duration // between two samples of an inverter; 1 s … 1 h
+	UploadInterval   time.Duration // between two exchanges; 1 s … 24 h
+	FlushInterval    time.Duration // longest time a sample may wait for its fsync; 0 … 10 min
+	BufferLimit      int64         // largest size of the buffer, bytes
+	LogLevel         slog.Level
+	AllowControl     bool   // whether the inverter may be written at all
+	Hardware         string // what the gateway is, for the inventory
+}
+
+// InverterSettings says how one inverter is reached and what is read from it.
+type InverterSettings struct {
+	Name    string
+	Address string // host:port, Modbus TCP
+	Unit    byte   // Modbus unit id, 1 … 247
+	Profile inverter.Profile
+	Points  []string // names, in the order of the values
+}
+
+// settingsFile is the file as it stands.
+type settingsFile struct {
+	CloudURL         string         `yaml:"cloud_url"`
+	Inverters        []inverterFile `yaml:"inverters"`
+	SamplingInterval *float64       `yaml:"sampling_interval"`
+	UploadInterval   *float64       `yaml:"upload_interval"`
+	FlushInterval    *float64       `yaml:"flush_interval"`
+	BufferLimit      *int64         `yaml:"buffer_limit_mib"`
+	LogLevel         string         `yaml:"log_level"`
+	AllowControl     bool           `yaml:"allow_control"`
+	Hardware         string         `yaml:"hardware"`
+}
+
+type inverterFile struct {
+	Name    string   `yaml:"name"`
+	Connect string   `yaml:"connect"`
+	Unit    *int     `yaml:"unit"`
+	Profile string   `yaml:"profile"`
+	Points  []string `yaml:"points"`
+}
+
+// leastSettings is a settings file with all that must be there.
+const leastSettings = `inverters: [{name: inv1, connect: "modbus-tcp://192.168.1.20:502", profile: ecowatt-sim}]`
+
+// LoadSettings reads the settings file name. Every error names the file and
+// what in it is wrong.
+func LoadSettings(name string) (Settings, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Settings{}, fmt.Errorf("%w: write %s, at least: %s", ErrNoSettings, filepath.Clean(name), leastSettings)
+	}
+	if err != nil {
+		return Settings{}, fmt.Errorf("reading the settings: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSettingsSize+1))
+	if err != nil {
+		return Settings{}, fmt.Errorf("reading the settings: %w", err)
+	}
+	s, err := ParseSettings(data)
+	if err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", filepath.Clean(name), err)
+	}
+	return s, nil
+}
+
+// ParseSettings reads settings. Unknown names are refused, and nothing is
+// guessed: the error says which setting is wrong and what it may be.
+func ParseSettings(data []byte) (Settings, error) {
+	if len(data) > maxSettingsSize {
+		return Settings{}, fmt.Errorf("larger than %d bytes", maxSettingsSize)
+	}
+	var file settingsFile
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	if err := d.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		return Settings{}, oneLine(err)
+	}
+	var rest any
+	if err := d.Decode(&rest); !errors.Is(err, io.EOF) {
+		return Settings{}, errors.New("something follows the settings after a line with ---: remove it")
+	}
+	return file.check()
+}
+
+// oneLine makes one line of the several that the YAML reader may report, and
+// says settings where it speaks of Go.
+func oneLine(err error) error {
+	problems := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok {
+		problems = wrong.Errors
+	}
+	for i, text := range problems {
+		if field, _, unknown := strings.Cut(text, " not found in type "); unknown {
+			text = strings.Replace(field, "field ", "there is no setting ", 1)
+		}
+		problems[i] = strings.Join(strings.Fields(text), " ")
+	}
+	return errors.New(strings.Join(problems, "; "))
+}
+
+func (file settingsFile) check() (Settings, error) {
+	s := Settings{AllowControl: file.AllowControl, Hardware: file.Hardware}
+	var err error
+	if file.CloudURL != "" {
+		if s.CloudURL, err = identity.ParseCloudURL(file.CloudURL); err != nil {
+			return Settings{}, fmt.Errorf("cloud_url: %w", err)
+		}
+	}
+	if s.SamplingInterval, err = seconds("sampling_interval", file.SamplingInterval, DefaultSamplingInterval, time.Second, time.Hour); err != nil {
+		return Settings{}, err
+	}
+	if s.UploadInterval, err = seconds("upload_interval", file.UploadInterval, DefaultUploadInterval, time.Second, 24*time.Hour); err != nil {
+		return Settings{}, err
+	}
+	if s.FlushInterval, err = seconds("flush_interval", file.FlushInterval, DefaultFlushInterval, 0, 10*time.Minute); err != nil {
+		return Settings{}, err
+	}
+	limit := int64(DefaultBufferLimit)
+	if file.BufferLimit != nil {
+		limit = *file.BufferLimit
+	}
+	if limit < 1 || limit > maxBufferLimit {
+		return Settings{}, fmt.Errorf("buffer_limit_mib: %d is not within 1 and %d", limit, maxBufferLimit)
+	}
+	s.BufferLimit = limit << 20
+	if s.LogLevel, err = parseLevel(file.LogLevel); err != nil {
+		return Settings{}, fmt.Errorf("log_level: %w", err)
+	}
+	if len(s.Hardware) > ecowatt.MaxNameLength || strings.ContainsFunc(s.Hardware, unicode.IsControl) {
+		return Settings{}, fmt.Errorf("hardware: longer than %d bytes, or with control characters", ecowatt.MaxNameLength)
+	}
+	if s.Inverters, err = file.inverters(); err != nil {
+		return Settings{}, err
+	}
+	return s, nil
+}
+
+func seconds(name string, given *float64, byDefault, least, most time.Duration) (time.Duration, error) {
+	if given == nil {
+		return byDefault, nil
+	}
+	if !(*given >= least.Seconds() && *given <= most.Seconds()) { // also NaN
+		return 0, fmt.Errorf("%s: %v s is not within %v and %v s", name, *given, least.Seconds(), most.Seconds())
+	}
+	return time.Duration(*given * float64(time.Second)).Round(time.Millisecond), nil
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	switch s {
+	case "debug":
+		return slog.LevelDebug, nil
+	case "", "info":
+		return slog.LevelInfo, nil
+	case "warn":
+		return slog.LevelWarn, nil
+	case "error":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("%.40q is none of debug, info, warn and error", s)
+}
+
+func (file settingsFile) inverters() ([]InverterSettings, error) {
+	switch n := len(file.Inverters); {
+	case n == 0:
+		return nil, errors.New("inverters: none is given, there is nothing to read")
+	case n > maxInverters:
+		return nil, fmt.Errorf("inverters: %d are given, at most %d can be read by one agent", n, maxInverters)
+	}
+	var all []InverterSettings
+	for i, given := range file.Inverters {
+		in, err := given.check()
+		if err != nil {
+			return nil, fmt.Errorf("inverters[%d]: %w", i, err)
+		}
+		if slices.ContainsFunc(all, func(o InverterSettings) bool { return o.Name == in.Name }) {
+			return nil, fmt.Errorf("inverters[%d]: name: %q stands twice", i, in.Name)
+		}
+		all = append(all, in)
+	}
+	return all, nil
+}
+
+func (given inverterFile) check() (in InverterSettings, err error) {
+	if in.Name, err = ecowatt.ParseName("name", given.Name); err != nil {
+		return in, err
+	}
+	if in.Address, err = modbus.ParseURL(given.Connect); err != nil {
+		return in, fmt.Errorf("connect: %w", err)
+	}
+	if in.Profile, err = profile.Find(given.Profile); err != nil {
+		return in, fmt.Errorf("profile: %w", err)
+	}
+	unit := int(in.Profile.Unit)
+	if given.Unit != nil {
+		unit = *given.Unit
+	}
+	if unit < 1 || unit > 247 {
+		return in, fmt.Errorf("unit: %d is not within 1 and 247", unit)
+	}
+	in.Unit = byte(unit)
+	if in.Points = given.Points; len(in.Points) == 0 {
+		in.Points = in.Profile.PointNames()
+	}
+	if err := checkPoints(in.Profile, in.Points); err != nil {
+		return in, fmt.Errorf("points: %w", err)
+	}
+	return in, nil
+}
+
+func checkPoints(p inverter.Profile, names []string) error {
+	if len(names) > maxPoints {
+		return fmt.Errorf("%d are read; the cloud takes at most %d of an inverter: choose some", len(names), maxPoints)
+	}
+	_, err := p.Plan(names)
+	return err
+}

@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"ecowatt/agent/buffer"
+	"ecowatt/agent/uplink"
+	"ecowatt/wire"
+)
+
+// Limits of what one slot may do.
+const (
+	maxRequests = 64                     // in one slot, as long as a backlog lasts
+	pace        = 100 * time.Millisecond // between them, for the cloud's sake
+	maxPending  = 64                     // messages that wait for a buffer that can be written
+)
+
+// talk makes an exchange whenever one is due, until ctx ends.
+func (d *device) talk(ctx context.Context) error {
+	for sleep(ctx, d.uplink.Next()-d.now()) {
+		d.slot(ctx)
+	}
+	return nil
+}
+
+// slot sends what there is, in as many requests as it takes, and ends with the
+// first that fails or after which nothing more can go.
+func (d *device) slot(ctx context.Context) {
+	if d.uplink.Clock().Known() {
+		d.report() // so that it lasts, whether the cloud is there or not
+	}
+	for range maxRequests {
+		settled, err := d.exchange(ctx)
+		if ctx.Err() != nil || errors.Is(err, uplink.ErrNotDue) {
+			break
+		}
+		d.noteContact(err)
+		if stats, _ := d.queue.stats(); err != nil || settled == 0 || stats.Messages == 0 || !sleep(ctx, pace) {
+			break
+		}
+	}
+	d.clock.keep(d.uplink.Clock(), d.now())
+}
+
+// report turns what the log has for the cloud into messages.
+func (d *device) report() {
+	if len(d.pending) < maxPending { // else the collection keeps the newest, and counts the others
+		entries, dropped := d.reports.take()
+		place := d.clock.placer(d.uplink.Clock())
+		messages, err := encodeReports(entries, dropped, func(mono int64) int64 { return place(d.boot, mono) }, d.random)
+		if err != nil {
+			d.logger.Error("a part of the log cannot be sent", "error", err)
+		}
+		d.pending = append(d.pending, messages...)
+	}
+	d.putPending()
+}
+
+// putPending puts into the buffer what could not be put there so far.
+func (d *device) putPending() {
+	if len(d.pending) > 0 && d.queue.put(d.pending) == nil {
+		d.pending = nil
+	}
+}
+
+// exchange makes one attempt, and returns how many messages it settled. Samples
+// and log become messages when the session stands, for then the time is known.
+func (d *device) exchange(ctx context.Context) (settled int, err error) {
+	var sent []buffer.Message
+	answer, err := d.uplink.Exchange(ctx, func(room int) (wire.Request, error) {
+		d.report()
+		d.pack()
+		sent = d.queue.next(room)
+		q := wire.Request{Firmware: &d.firmware}
+		for _, m := range sent {
+			q.Messages = append(q.Messages, wireMessage(m))
+		}
+		return q, nil
+	})
+	if stats, _ := d.queue.stats(); stats.Samples >= packAnyway {
+		d.pack()
+	}
+	if err != nil {
+		return 0, err
+	}
+	ids := d.outcome(sent, answer.Results)
+	d.queue.settle(ids)
+	return len(ids), nil
+}
+
+// packAnyway is the number of samples that are packed even though there is
+// nobody to send them to: messages take more of the disk than samples do, and
+// the limit of the buffer should be met little by little, not when the cloud is
+// back.
+const packAnyway = 4096
+
+// pack makes messages of the samples in the buffer.
+func (d *device) pack() {
+	place := d.clock.placer(d.uplink.Clock())
+	d.queue.pack(func(r buffer.Run) (buffer.Message, error) { return encodeRun(r, place, d.random) })
+}
+
+// outcome returns the messages of a request that may go, according to its
+// answer, and tells of those that the cloud will never store.
+func (d *device) outcome(sent []buffer.Message, results []wire.Result) [][16]byte {
+	kinds := make(map[wire.MessageID]wire.Kind, len(sent))
+	for _, m := range sent {
+		kinds[m.ID] = wire.Kind(m.Kind)
+	}
+	var ids [][16]byte
+	for _, r := range results {
+		kind, ok := kinds[r.ID]
+		if !ok || !r.Status.Settles() {
+			continue
+		}
+		delete(kinds, r.ID)
+		ids = append(ids, r.ID)
+		code := ""
+		switch r.Status {
+		case wire.Invalid:
+			code = "message_invalid"
+		case wire.Conflict:
+			code = "message_conflict"
+		case wire.Stored, wire.Duplicate, wire.Later:
+			continue
+		}
+		if kind == wire.KindLog {
+			code = "" // or each report would bring about another one
+		}
+		d.logger.Error("the cloud will not store a message", "code", code, "id", r.ID.String(), "kind", kind.String(), "status", r.Status.String(), "text", r.Text)
+	}
+	return ids
+}
+
+// noteContact tells when the cloud begins or ends to be out of reach.
+func (d *device) noteContact(err error) {
+	switch {
+	case err != nil && d.away == 0:
+		d.away = d.now()
+		d.logger.Warn("the cloud cannot be reached", "code", "cloud_away", "error", err)
+	case err == nil && d.away != 0:
+		d.logger.Info("the cloud can be reached again", "code", "cloud_back", "away", d.now()-d.away)
+		d.away = 0
+	}
+}
