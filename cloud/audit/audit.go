@@ -1,11 +1,11 @@
 // Package audit is the one log of what people did to the fleet and of what
-// devices reported: an append-only table with a single door, Append, which
-// writes a record in the transaction of the change it tells of. A change that
-// is rolled back leaves no record, and none is made without one (row L1).
+// devices reported: an append-only table with a single door, the store's
+// Append, which writes a record in the transaction of the change it tells of. A
+// change that is rolled back leaves no record, and none is made without one
+// (row L1). This package owns what a record is.
 package audit
 
 import (
-	"context"
 	"time"
 
 	"ecowatt"
@@ -36,11 +36,6 @@ type Record struct {
 	Action string            `json:"action"`           // closed vocabulary, "noun.verb": "device.added", "session.confirmed"
 	Text   string            `json:"text"`             // one line for people
 	Attrs  map[string]string `json:"attrs,omitempty"`  // details for programs
-}
-
-// Appender is the door: the store's transaction implements it.
-type Appender interface {
-	Append(ctx context.Context, r Record) error
 }
 
 // Filter selects records.

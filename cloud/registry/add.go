@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -87,8 +88,8 @@ func (r *Registry) Add(ctx context.Context, q Request, now time.Time) (Device, E
 	if err != nil {
 		return Device{}, Enrolment{}, fmt.Errorf("making a device key: %w", err)
 	}
-	var pskID key.ID
-	if _, err := io.ReadFull(r.random, pskID[:]); err != nil {
+	pskID, err := key.NewID(r.random)
+	if err != nil {
 		return Device{}, Enrolment{}, fmt.Errorf("making a key id: %w", err)
 	}
 	const epoch key.Epoch = 1
@@ -144,6 +145,7 @@ func checkNotes(notes string) error {
 	return nil
 }
 
+// checkURL refuses whatever a device would refuse.
 func checkURL(s string) error {
 	invalid := func(problem string) error { return &InvalidError{Field: "cloud_url", Problem: problem} }
 	if len(s) > maxURL {
@@ -151,14 +153,24 @@ func checkURL(s string) error {
 	}
 	u, err := url.Parse(s)
 	switch {
-	case err != nil:
+	case err != nil || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return invalid("not a URL")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return invalid("use http://HOST or https://HOST")
 	case u.Hostname() == "" || u.Opaque != "":
 		return invalid("the host is missing")
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+	case u.User != nil || strings.ContainsAny(s, "?#"):
 		return invalid("user, query and fragment are not allowed")
+	case !validPort(u):
+		return invalid("the port is not within 1 and 65535")
 	}
 	return nil
+}
+
+func validPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && n > 0
 }

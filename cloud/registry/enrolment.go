@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"ecowatt"
@@ -26,6 +27,9 @@ type Enrolment struct {
 // Encode returns the enrolment file, JSON with a final newline. It is the one
 // way in which a device key leaves the cloud in the clear.
 func (e Enrolment) Encode() ([]byte, error) {
+	if e.Key.IsZero() {
+		return nil, fmt.Errorf("encoding the enrolment of %s: %w", e.DeviceID, errNoKey)
+	}
 	secret := e.Key.Secret()
 	defer clear(secret[:])
 	file, err := json.MarshalIndent(struct {
@@ -49,7 +53,9 @@ func (e Enrolment) Encode() ([]byte, error) {
 	return append(file, '\n'), nil
 }
 
+var errNoKey = errors.New("it has no key")
+
 // MarshalJSON refuses: an enrolment is written with Encode and nowhere else.
 func (Enrolment) MarshalJSON() ([]byte, error) {
-	return nil, fmt.Errorf("an enrolment holds a key: use Encode, for the enrolment file only")
+	return nil, errors.New("an enrolment holds a key: use Encode, for the enrolment file only")
 }
