@@ -128,6 +128,7 @@ func BenchmarkExchange(b *testing.B) {
 }
 
 func send(b *testing.B, client *http.Client, url string, msg []byte) {
+	b.Helper()
 	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url, bytes.NewReader(msg))
 	if err != nil {
 		b.Error(err)

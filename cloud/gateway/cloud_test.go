@@ -54,17 +54,17 @@ type cloud struct {
 	log     lockedBuffer
 }
 
-func newCloud(t testing.TB) *cloud {
-	t.Helper()
-	dir := t.TempDir()
+func newCloud(tb testing.TB) *cloud {
+	tb.Helper()
+	dir := tb.TempDir()
 	ring, err := keyring.Create(filepath.Join(dir, "keyring.json"), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	c := &cloud{t: t, path: filepath.Join(dir, "ecowatt.db"), ring: &countingRing{Ring: ring}, random: &countingReader{}}
+	c := &cloud{t: tb, path: filepath.Join(dir, "ecowatt.db"), ring: &countingRing{Ring: ring}, random: &countingReader{}}
 	c.now.Store(start.UnixMilli())
 	c.open()
-	t.Cleanup(func() { c.stop() })
+	tb.Cleanup(func() { c.stop() })
 	return c
 }
 
@@ -239,6 +239,26 @@ func (c *cloud) rows(query string, args ...any) []string {
 	return out
 }
 
+// writes returns a function that reports whether anybody has committed a change
+// of the database since it was last asked.
+func (c *cloud) writes() func() bool {
+	c.t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+c.path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { db.Close() })
+	db.SetMaxOpenConns(1) // the version is one connection's view
+	last := int64(-1)
+	return func() bool {
+		before := last
+		if err := db.QueryRow(`PRAGMA data_version`).Scan(&last); err != nil {
+			c.t.Fatal(err)
+		}
+		return last != before
+	}
+}
+
 func (c *cloud) count(table string) int { return len(c.rows("SELECT 1 FROM " + table)) }
 
 // actions returns the actions of the audit log about a device.
@@ -314,10 +334,10 @@ func (c *cloud) connected(name string) *device {
 	return d
 }
 
-func random16(t testing.TB) (b [16]byte) {
-	t.Helper()
+func random16(tb testing.TB) (b [16]byte) {
+	tb.Helper()
 	if _, err := rand.Read(b[:]); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }

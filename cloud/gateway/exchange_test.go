@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"ecowatt/cloud/session"
 	"ecowatt/wire"
 	"ecowatt/wire/record"
 )
@@ -144,6 +143,9 @@ func TestReplays(t *testing.T) {
 	replay("after a restart")
 	c.wait(time.Hour)
 	replay("an hour later")
+	if n := c.store.Counts().Refused; n != 0 {
+		t.Errorf("%d replays stood in line with those who write", n)
+	}
 	d.exchange(wire.Request{})
 	if got := d.samples(); len(got) != 4 {
 		t.Errorf("samples %v", got)
@@ -477,60 +479,6 @@ func TestRestoredDatabase(t *testing.T) {
 	}
 }
 
-// TestRaiseDecidesAlone gives the store claims whose session was read at another
-// time: what was read then does not count.
-func TestRaiseDecidesAlone(t *testing.T) {
-	c := newCloud(t)
-	d := c.connected("roof-1")
-	d.connect()
-	pending, err := c.store.Session(t.Context(), d.SID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raise := func(s session.Session, seq session.Sequence) (r session.Raised, err error) {
-		err = c.commit(func(tx tx) (err error) {
-			r, err = tx.Raise(session.Claim{Session: s, Seq: seq, At: c.time()})
-			return err
-		})
-		return r, err
-	}
-	r, err := raise(pending, 5)
-	if err != nil || !r.Confirmed || !r.Superseded || r.Before != 0 {
-		t.Fatal(r, err)
-	}
-	if r, err = raise(pending, 9); err != nil || r.Confirmed || r.Before != 5 {
-		t.Errorf("pending when it was read: %+v, %v", r, err)
-	}
-	active := pending
-	active.Pending, active.Expires = false, c.time().Add(time.Hour)
-	c.unchanged("what is refused", func() {
-		for _, seq := range []session.Sequence{1, 5, 9} {
-			active.LastSeq = seq - 1 // as if it were the next one
-			if _, err := raise(active, seq); !errors.Is(err, session.ErrReplay) {
-				t.Errorf("number %d: %v", seq, err)
-			}
-			if _, err := raise(pending, seq); !errors.Is(err, session.ErrReplay) {
-				t.Errorf("number %d of a pending session: %v", seq, err)
-			}
-		}
-		active.LastSeq = 9
-		c.wait(48 * time.Hour)
-		if _, err := raise(active, 10); !errors.Is(err, session.ErrExpired) {
-			t.Errorf("expired since: %v", err)
-		}
-		c.wait(-48 * time.Hour)
-	})
-	c.exec(t, `DELETE FROM session`)
-	for _, s := range []session.Session{active, pending} {
-		if _, err := raise(s, 10); !errors.Is(err, session.ErrUnknown) {
-			t.Errorf("gone since: %v", err)
-		}
-	}
-	if n := c.store.Counts().Spoiled; n != 0 {
-		t.Errorf("refusals made %d groups run again", n)
-	}
-}
-
 // TestNothingShowsKeys is A4: no key in the log, the answers or the database.
 func TestNothingShowsKeys(t *testing.T) {
 	c := newCloud(t)
@@ -553,6 +501,19 @@ func TestNothingShowsKeys(t *testing.T) {
 		if strings.Contains(everything, string(secret[:8])) || strings.Contains(everything, hex.EncodeToString(secret[:8])) {
 			t.Error("a key is somewhere")
 		}
+	}
+}
+
+// TestUnitRunsTwice: a group that is tried again leaves what one try leaves.
+func TestUnitRunsTwice(t *testing.T) {
+	c := newCloud(t)
+	d := c.connected("roof-1")
+	c.use(&twiceStore{countingStore{Store: c.options().Store, cloud: c}})
+	if got := d.say(d.block(start, 1, 1), d.logged(wire.LogEntry{Text: "once"})); !slices.Equal(statuses(got), []wire.Status{wire.Stored, wire.Stored}) {
+		t.Errorf("%+v", got)
+	}
+	if got := c.actions("roof-1"); !slices.Equal(got, []string{"device.added", "session.confirmed", "device.log"}) {
+		t.Errorf("log %v", got)
 	}
 }
 

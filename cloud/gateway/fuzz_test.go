@@ -20,7 +20,8 @@ func FuzzHandler(f *testing.F) {
 	for _, seed := range [][]byte{nil, hs1, old.bytes, rsp.body, []byte("EW"), []byte("EW\x01\x7f\x00\x02\x00\x00"), []byte("<html>"), make([]byte, 300)} {
 		f.Add(seed)
 	}
-	before := c.dump()
+	written := c.writes()
+	written()
 	f.Fuzz(func(t *testing.T, body []byte) {
 		c.t = t
 		for _, path := range []string{wire.PathSession, wire.PathExchange} {
@@ -33,8 +34,8 @@ func FuzzHandler(f *testing.F) {
 				t.Errorf("%s: status %d", path, got.status)
 			}
 		}
-		if after := c.dump(); after != before {
-			t.Errorf("rows were written:\n%s", after)
+		if written() {
+			t.Error("something was written")
 		}
 	})
 }

@@ -114,8 +114,7 @@ func (g *Gateway) handshakeRefused(ctx context.Context, err error) *refusal {
 	if reason == "" {
 		return g.unavailable(ctx, "storing a session", err)
 	}
-	var busy *session.BusyError
-	if errors.As(err, &busy) {
+	if busy, ok := errors.AsType[*session.BusyError](err); ok {
 		return &refusal{code: wire.CodeBusy, retryAfter: max(busy.RetryAfter, time.Second), reason: reason}
 	}
 	return refuse(reason)

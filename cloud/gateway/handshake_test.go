@@ -3,7 +3,6 @@ package gateway_test
 import (
 	"bytes"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -413,85 +412,6 @@ func TestSameRandomnessTwice(t *testing.T) {
 	d.exchange(wire.Request{})
 	_, hs1 = hello()
 	c.refused(c.post(wire.PathSession, hs1), "the same ephemeral key")
-}
-
-// TestSessionCollision is H17: a session id that exists is refused by the
-// database, and the session that has it goes on.
-func TestSessionCollision(t *testing.T) {
-	c := newCloud(t)
-	d, other := c.connected("roof-1"), c.add("roof-2")
-	_, err := c.store.Establish(t.Context(), session.Offer{
-		KeyID: other.id, HS1: [32]byte{1}, HS2: []byte{1}, SID: d.SID, KEK: "k", Wrapped: make([]byte, 136), At: c.time(), Lifetime: time.Hour,
-	})
-	if err == nil || session.HandshakeReason(err) != "" {
-		t.Fatalf("stored twice, or refused as the device's fault: %v", err)
-	}
-	d.exchange(wire.Request{})
-}
-
-func TestSeenHandshakesAreBounded(t *testing.T) {
-	c := newCloud(t)
-	d := c.add("roof-1")
-	offer := session.Offer{KeyID: d.id, HS2: []byte{1}, KEK: "k", Wrapped: make([]byte, 136), Lifetime: time.Hour}
-	for n := range session.SeenKept + 20 {
-		offer.At = c.time().Add(time.Duration(n) * time.Minute)
-		offer.HS1, offer.SID = [32]byte{byte(n), byte(n >> 8), 1}, wire.SessionID{byte(n), byte(n >> 8), 1}
-		if _, err := c.store.Establish(t.Context(), offer); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := c.count("hs_seen"); n != session.SeenKept {
-		t.Errorf("%d handshakes are remembered, want %d", n, session.SeenKept)
-	}
-	if got := c.rows(`SELECT min(hs_no), max(hs_no) FROM hs_seen`); got[0] != fmt.Sprintf("[21 %d]", session.SeenKept+20) {
-		t.Errorf("remembered are %v", got)
-	}
-}
-
-// TestEstablishDecidesAlone gives the store offers whose look-up was another
-// time: what it read then does not count.
-func TestEstablishDecidesAlone(t *testing.T) {
-	c := newCloud(t)
-	d := c.add("roof-1")
-	offer := func(n byte) session.Offer {
-		return session.Offer{
-			KeyID: d.id, HS1: [32]byte{n}, HS2: []byte{n}, SID: wire.SessionID{n}, KEK: "k", Wrapped: make([]byte, 136),
-			At: c.time(), Lifetime: 24 * time.Hour,
-		}
-	}
-	if hs2, err := c.store.Establish(t.Context(), offer(1)); err != nil || hs2[0] != 1 {
-		t.Fatal(hs2, err)
-	}
-	copied := offer(1)
-	copied.HS2, copied.SID = []byte{99}, wire.SessionID{99}
-	if hs2, err := c.store.Establish(t.Context(), copied); err != nil || hs2[0] != 1 {
-		t.Errorf("a copy that lost got %v, %v", hs2, err)
-	}
-	for n := byte(2); n <= 5; n++ {
-		if _, err := c.store.Establish(t.Context(), offer(n)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.unchanged("what is refused", func() {
-		var busy *session.BusyError
-		if _, err := c.store.Establish(t.Context(), offer(6)); !errors.As(err, &busy) {
-			t.Errorf("beyond the burst: %v", err)
-		}
-		unknown := offer(7)
-		unknown.KeyID = key.ID{}
-		if _, err := c.store.Establish(t.Context(), unknown); !errors.Is(err, session.ErrUnknown) {
-			t.Errorf("unknown key: %v", err)
-		}
-		c.wait(3 * time.Minute)
-		copied.At = c.time()
-		if _, err := c.store.Establish(t.Context(), copied); !errors.Is(err, session.ErrReplay) {
-			t.Errorf("a copy that comes late: %v", err)
-		}
-	})
-	c.disable("roof-1", true)
-	if _, err := c.store.Establish(t.Context(), offer(8)); !errors.Is(err, session.ErrBarred) {
-		t.Errorf("disabled in between: %v", err)
-	}
 }
 
 func TestExpiredSessionsAreSwept(t *testing.T) {
