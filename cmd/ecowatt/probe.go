@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ecowatt"
+	"ecowatt/inverter"
+	"ecowatt/inverter/modbus"
+	"ecowatt/inverter/profile"
+)
+
+func (a *app) newProbeCommand() *cobra.Command {
+	var profileName string
+	var unit uint8
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "probe modbus-tcp://HOST:PORT",
+		Short: "Read an inverter once, as installers do",
+		Long: `Read every point of a profile from an inverter once, and print a table: value,
+unit, and the whole number of the register (raw). What could not be read is "—",
+with the reason. Nothing is written. It fails when nothing could be read.
+
+With --json, missing values are null:
+  {"address": "192.168.1.20:502", "unit": 17, "profile": "ecowatt-sim",
+   "points": [{"name": "vac1", "unit": "V", "exponent": -1, "raw": 2304, "value": 230.4},
+              {"name": "pac", "unit": "W", "exponent": 0, "raw": null, "value": null, "error": "why"}]}`,
+		Example: "  ecowatt probe modbus-tcp://127.0.0.1:5020 --unit 17 --profile ecowatt-sim",
+		Args:    arguments("modbus-tcp://HOST:PORT"),
+	}
+	names := strings.Join(profile.List(), ", ")
+	c.Flags().StringVar(&profileName, "profile", "", "register map of the inverter: "+names)
+	c.Flags().Uint8Var(&unit, "unit", 0, "unit id of the inverter (default that of the profile)")
+	c.Flags().DurationVar(&timeout, "timeout", modbus.DefaultTimeout, "how long to wait for each answer")
+	asJSON := jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		address, err := modbus.ParseURL(args[0])
+		switch {
+		case err != nil:
+			return usagef("%w", err)
+		case profileName == "":
+			return usagef("--profile is missing; there are: %s", names)
+		case timeout <= 0:
+			return usagef("--timeout: %v is no time to wait", timeout)
+		}
+		p, err := profile.Find(profileName)
+		if err != nil {
+			return fmt.Errorf("--profile: %w", err)
+		}
+		if !cmd.Flags().Changed("unit") {
+			unit = p.Unit
+		}
+		client := modbus.NewClient(address, modbus.ClientOptions{Timeout: timeout})
+		found, err := probe(cmd.Context(), client.Do, p, unit)
+		if err = errors.Join(err, client.Close()); err != nil {
+			return hinted(fmt.Errorf("%s: %w", address, err), "Is the inverter on, does it allow Modbus TCP, and are address and unit right?")
+		}
+		report := probeReport{Address: address, Unit: unit, Profile: p.Name, Points: found}
+		if *asJSON {
+			return printJSON(a.stdout, report)
+		}
+		return report.table().render(a.stdout)
+	}
+	return c
+}
+
+// probeReport is the JSON of "ecowatt probe".
+type probeReport struct {
+	Address string       `json:"address"`
+	Unit    byte         `json:"unit"`
+	Profile string       `json:"profile"`
+	Points  []probePoint `json:"points"`
+}
+
+// probePoint is one point and what was read of it.
+type probePoint struct {
+	Name     string       `json:"name"`
+	Unit     string       `json:"unit"`
+	Exponent int          `json:"exponent"`
+	Raw      *int64       `json:"raw"`   // nil: missing
+	Value    *json.Number `json:"value"` // nil: missing
+	Error    string       `json:"error,omitempty"`
+}
+
+func (r probeReport) table() *table {
+	t := newTable("POINT<", "VALUE", "UNIT<", "RAW", "<")
+	for _, p := range r.Points {
+		value, raw := missing, missing
+		if p.Raw != nil {
+			value, raw = p.Value.String(), fmt.Sprint(*p.Raw)
+		}
+		t.add(p.Name, value, orMissing(p.Unit), raw, p.Error)
+	}
+	return t
+}
+
+// probe reads all points of p by do. The error says why not one was read.
+func probe(ctx context.Context, do modbus.Handler, p inverter.Profile, unit byte) ([]probePoint, error) {
+	plan, err := p.Plan(p.PointNames())
+	if err != nil {
+		return nil, err
+	}
+	plan, words, errs, err := readPlan(ctx, do, plan, unit)
+	if err != nil {
+		return nil, err
+	}
+	points := make([]probePoint, len(plan.Registers()))
+	for i, r := range plan.Registers() {
+		points[i] = probePoint{Name: r.Point.Name, Unit: r.Point.Unit, Exponent: r.Point.Exponent}
+		err := errs[plan.ReadOf(i)]
+		if err == nil {
+			var raw int64
+			if raw, err = r.Decode(plan.Words(i, words)); err == nil {
+				value := json.Number(ecowatt.Decimal(raw, r.Point.Exponent))
+				points[i].Raw, points[i].Value = &raw, &value
+				continue
+			}
+		}
+		points[i].Error = reason(err)
+	}
+	return points, nil
+}
+
+// reason is why a point is missing: what the inverter said, if it did.
+func reason(err error) string {
+	if refusal, ok := errors.AsType[modbus.ExceptionError](err); ok {
+		return refusal.Error()
+	}
+	return err.Error()
+}
+
+// readPlan carries out the reads of plan. Where a block is refused for an
+// address in it, its parts are read instead: the plan returned is the one whose
+// reads the words and errors belong to. It ends at once with an error when the
+// first read is not answered, and with the first one when none succeeded.
+func readPlan(ctx context.Context, do modbus.Handler, plan inverter.Plan, unit byte) (inverter.Plan, [][]uint16, []error, error) {
+	var words [][]uint16
+	var errs []error
+	succeeded, answered := false, false
+	for len(words) < len(plan.Reads()) {
+		r := plan.Reads()[len(words)]
+		got, err := do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count})
+		_, refused := errors.AsType[modbus.ExceptionError](err)
+		answered = answered || err == nil || refused
+		switch {
+		case ctx.Err() != nil:
+			return plan, nil, nil, ctx.Err()
+		case !answered:
+			return plan, nil, nil, err
+		}
+		if errors.Is(err, modbus.ErrIllegalAddress) {
+			if parts, ok := plan.Split(len(words)); ok {
+				plan = parts
+				continue
+			}
+		}
+		succeeded = succeeded || err == nil
+		words, errs = append(words, got), append(errs, err)
+	}
+	if !succeeded {
+		return plan, nil, nil, errs[0]
+	}
+	return plan, words, errs, nil
+}
