@@ -346,7 +346,12 @@ func (u *Uplink) sendHS1(ctx context.Context) (event, error) {
 	}
 	u.session = secrets
 	u.maxRequest = max(int(min(welcome.MaxRequest, wire.MaxRequest)), MinRequest)
-	u.observe(welcome.ServerTime, sent, received)
+	u.mu.Lock()
+	again := u.machine.resends > 0
+	u.mu.Unlock()
+	if !again { // else HS2 may be a repetition, and its time that of the first one
+		u.observe(welcome.ServerTime, sent, received)
+	}
 	return event{kind: welcomed, lifetime: welcome.Lifetime}, nil
 }
 

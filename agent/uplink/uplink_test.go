@@ -119,6 +119,26 @@ func TestTheSameHS1IsSentAgain(t *testing.T) {
 	}
 }
 
+// TestRepeatedHS2TellsNoTime: the cloud repeats HS2 with the time at which it was
+// made. The first request says that the time is unknown, rather than a wrong one.
+func TestRepeatedHS2TellsNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, func(_ *Options, c *cloud) { c.meddle = cut(1, wire.PathSession, true) })
+		d.good()
+		if w := d.cloud.requests[0].Wall; w != nil {
+			t.Errorf("after a repeated HS2 the time is said to be %+v", w)
+		}
+		d.good()
+		q := d.cloud.requests[1]
+		if q.Wall == nil {
+			t.Fatal("after an RSP the time is not known")
+		}
+		if off := q.Wall.At - at(time.Duration(q.At.Mono)*time.Millisecond); off < -1 || off > 1 { // rounding
+			t.Errorf("after an RSP the time is off by %d ms", off)
+		}
+	})
+}
+
 // TestRetriesUseNewNumbers: whatever is lost on the way, a number is never used
 // twice, and the message goes out again with its id.
 func TestRetriesUseNewNumbers(t *testing.T) {
