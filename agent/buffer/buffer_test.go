@@ -258,6 +258,21 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+func TestARunIsBoundedByItsSpan(t *testing.T) {
+	w, _ := start(t, Options{FlushInterval: time.Minute})
+	for _, at := range []int64{5, 6, 5 + MaxSpan, 6 + MaxSpan, 6 + 2*MaxSpan} {
+		must(t, w.Add(Reading{Inverter: "a", Points: []string{"pac"}, Sample: ecowatt.Sample{At: at, Values: make([]ecowatt.Value, 1)}}, 0))
+	}
+	var lengths []int
+	must(t, w.Pack(func(r Run) (Message, error) {
+		lengths = append(lengths, len(r.Samples))
+		return w.message(r)
+	}))
+	if diff := cmp.Diff([]int{3, 2}, lengths); diff != "" {
+		t.Errorf("samples in the runs (-want +got):\n%s", diff)
+	}
+}
+
 func TestARunIsBoundedByItsValues(t *testing.T) {
 	w, _ := start(t, Options{FlushInterval: time.Minute, MaxRun: plenty})
 	points := make([]string, MaxPoints)

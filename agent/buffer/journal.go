@@ -214,6 +214,11 @@ func (b *Buffer) readJournal(f *file, visit func(*series, ecowatt.Sample) error)
 // as well, and with it the body of a message.
 const maxHeld = 1 << 16
 
+// MaxSpan is the longest time from the first sample of a Run to the last, in ms:
+// a day. The cloud looks for the samples of an hour in the blocks of a span
+// around it, and refuses blocks that span more than 32 days.
+const MaxSpan = 24 * 60 * 60 * 1000
+
 // packer divides the samples of a journal into runs.
 type packer struct {
 	most int // samples of a run
@@ -231,7 +236,7 @@ type openRun struct {
 // add appends a sample to the run of its inverter, or begins another one.
 func (p *packer) add(s *series, sample ecowatt.Sample) error {
 	at := slices.IndexFunc(p.open, func(r openRun) bool { return r.Inverter == s.inverter })
-	if at >= 0 && (p.open[at].series != s || sample.At < p.open[at].last || len(p.open[at].Samples) == p.most) {
+	if at >= 0 && !p.open[at].takes(s, sample.At, p.most) {
 		if err := p.take(at); err != nil {
 			return err
 		}
@@ -246,6 +251,11 @@ func (p *packer) add(s *series, sample ecowatt.Sample) error {
 	p.open[at].last = sample.At
 	p.held += len(sample.Values)
 	return p.flush(maxHeld - MaxPoints)
+}
+
+// takes reports whether the sample of a series at a time may follow in the run.
+func (r openRun) takes(s *series, at int64, most int) bool {
+	return r.series == s && len(r.Samples) < most && at >= r.last && at-r.Samples[0].At <= MaxSpan
 }
 
 // take emits a run.
