@@ -16,6 +16,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		help,
 		a.newVersionCommand(),
 		a.newCompletionCommand(),
+		a.newDemoCommand(),
 		a.newServeCommand(),
 		a.newDeviceCommand(),
 		a.newTelemetryCommand(),
