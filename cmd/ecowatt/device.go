@@ -143,18 +143,13 @@ func writeNew(name string, perm fs.FileMode, fill func(io.Writer) error) error {
 	if err == nil {
 		err = disk.OS(filepath.Dir(name)).SyncDir(".")
 	}
-	if err != nil {
-		return withCode(err, os.Remove(name))
+	if err == nil {
+		return nil
 	}
-	return nil
-}
-
-// withCode joins what went wrong afterwards to err, whose exit code stands.
-func withCode(err, after error) error {
-	if after == nil {
-		return err
+	if removing := os.Remove(name); removing != nil && !errors.Is(removing, fs.ErrNotExist) {
+		return &failure{code: codeOf(err), err: errors.Join(err, removing)}
 	}
-	return &failure{code: codeOf(err), err: errors.Join(err, after)}
+	return err
 }
 
 func (a *app) newDeviceListCommand() *cobra.Command {
@@ -293,8 +288,9 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 		line("firmware", fmt.Sprintf("%s, release %d, %s", orMissing(d.Firmware.Version), d.Firmware.Release, d.Firmware.State))
 	}
 	for _, v := range d.Inverters {
-		fmt.Fprintf(&b, "\n%s: %s, serial %s, profile %s %s\n", oneLine(v.Name), oneLine(orMissing(v.Model)),
-			oneLine(orMissing(v.Serial)), oneLine(orMissing(v.Profile)), oneLine(v.ProfileVersion))
+		profile := strings.TrimSpace(v.Profile + " " + v.ProfileVersion)
+		fmt.Fprintf(&b, "\n%s: %s, serial %s, profile %s\n", oneLine(v.Name), oneLine(orMissing(v.Model)),
+			oneLine(orMissing(v.Serial)), oneLine(orMissing(profile)))
 		t := newTable("POINT<", "UNIT<", "WRITABLE<")
 		for _, p := range v.Points {
 			writable := missing

@@ -110,10 +110,14 @@ func (r *logReader) page(ctx context.Context) (int, error) {
 // once and asks again and again; what happens meanwhile is not missed, because
 // records are numbered.
 func (r *logReader) follow(ctx context.Context) error {
-	r.query.Set("wait", strconv.Itoa(logWait))
 	r.query.Del("last")
 	pause, away := retryPause, false
 	for {
+		wait := logWait
+		if away {
+			wait = 0 // to know at once when it is back
+		}
+		r.query.Set("wait", strconv.Itoa(wait))
 		began := time.Now()
 		shown, err := r.page(ctx)
 		if ctx.Err() != nil {
@@ -124,7 +128,7 @@ func (r *logReader) follow(ctx context.Context) error {
 		}
 		if err != nil {
 			if !away {
-				fmt.Fprintf(r.talk, "%s; asking again until it does\n", oneLine(err.Error()))
+				fmt.Fprintf(r.talk, "%s; asking again\n", oneLine(err.Error()))
 			}
 			away = true
 			sleep(ctx, pause)
@@ -133,8 +137,9 @@ func (r *logReader) follow(ctx context.Context) error {
 		}
 		if away {
 			fmt.Fprintln(r.talk, "the cloud answers again")
+			pause, away = retryPause, false
+			continue
 		}
-		pause, away = retryPause, false
 		if shown == 0 && time.Since(began) < retryPause {
 			sleep(ctx, retryPause) // a cloud that is about to stop answers at once
 		}
