@@ -5,7 +5,7 @@
 set -euo pipefail
 
 # program:package
-needs=(gcc:gcc mbpoll:mbpoll)
+needs=(gcc:gcc mbpoll:mbpoll python3:python3 qemu-arm:qemu-user)
 
 missing=()
 for need in "${needs[@]}"; do

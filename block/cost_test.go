@@ -1,0 +1,130 @@
+package block
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"ecowatt"
+)
+
+// TestWorkingMemory: less than 8 KiB, all of it in the encoder itself or on the
+// stack of Finish, nothing on the heap but the block.
+func TestWorkingMemory(t *testing.T) {
+	const limit = 8 << 10
+	size := reflect.TypeFor[Encoder]().Size()
+	appending := size + reflect.TypeFor[prediction]().Size()
+	storing := size + reflect.TypeFor[layout]().Size() + reflect.TypeFor[[MaxPoints]ecowatt.Value]().Size()
+	if appending >= limit || storing >= limit {
+		t.Errorf("%d bytes to append, %d to store; the limit is %d", appending, storing, limit)
+	}
+	samples := morning(MaxSamples, 1)
+	e, err := NewEncoder(10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.model.data = append(make([]byte, 0, 1<<20), e.model.data...)
+	next := 0
+	if n := testing.AllocsPerRun(1000, func() {
+		if err := e.Append(samples[next].At, samples[next].Values); err != nil {
+			t.Fatal(err)
+		}
+		next++
+	}); n != 0 {
+		t.Errorf("appending a sample allocates %v times", n)
+	}
+}
+
+// TestDecodingMemory: a visitor's walk needs no memory for the samples, and a
+// refused block none at all for them.
+func TestDecodingMemory(t *testing.T) {
+	data := encode(t, 10, morning(MaxSamples, 1))
+	visit := func(int64, []ecowatt.Value) error { return nil }
+	if n := testing.AllocsPerRun(5, func() {
+		if err := Each(data, Limits{}, visit); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 3 {
+		t.Errorf("walking through %d samples allocates %v times", MaxSamples, n)
+	}
+	data[len(data)-1] ^= 1
+	if n := testing.AllocsPerRun(5, func() { _, _ = Decode(data, Limits{}) }); n > 5 {
+		t.Errorf("a damaged block allocates %v times", n)
+	}
+}
+
+// TestCost holds what a block costs, so that no change makes it dearer unseen.
+// The bounds are a percent or so above what was measured.
+func TestCost(t *testing.T) {
+	const hour = 1800
+	constant := func(v ecowatt.Value, n int) []ecowatt.Sample {
+		samples := make([]ecowatt.Sample, n)
+		for i := range samples {
+			samples[i].At = 2000 * int64(i)
+			for range 10 {
+				samples[i].Values = append(samples[i].Values, v)
+			}
+		}
+		return samples
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	noise := make([]ecowatt.Sample, 450)
+	for i := range noise {
+		noise[i].At = 2000 * int64(i)
+		for range 10 {
+			noise[i].Values = append(noise[i].Values, ecowatt.Known(r.Int64N(1<<16)))
+		}
+	}
+	tests := []struct {
+		name    string
+		samples []ecowatt.Sample
+		most    int
+	}{
+		{"a quarter of an hour", morning(450, 1), 1355},
+		{"two minutes", morning(60, 1), 200},
+		{"a slot of 15 s", morning(7, 1), 55},
+		{"an hour of zeros", constant(ecowatt.Known(0), hour), 18},
+		{"an hour of nothing", constant(ecowatt.Value{}, hour), 15},
+		{"noise: as it is, with base and width", noise, headSize + sumSize + 11*fieldHead + 450*(3+10*2)},
+	}
+	for _, test := range tests {
+		if n := len(encode(t, 10, test.samples)); n > test.most {
+			t.Errorf("%s: %d bytes, at most %d are right", test.name, n, test.most)
+		}
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	samples := morning(450, 1)
+	e, err := NewEncoder(10)
+	if err != nil {
+		b.Fatal(err)
+	}
+	size := 0
+	for b.Loop() {
+		for _, s := range samples {
+			if err := e.Append(s.At, s.Values); err != nil {
+				b.Fatal(err)
+			}
+		}
+		size = len(e.Finish())
+	}
+	report(b, len(samples), size)
+}
+
+func BenchmarkDecode(b *testing.B) {
+	samples := morning(450, 1)
+	data := encode(b, 10, samples)
+	for b.Loop() {
+		if _, err := Decode(data, Limits{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	report(b, len(samples), len(data))
+}
+
+func report(b *testing.B, samples, size int) {
+	b.Helper()
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*samples*10), "ns/value")
+	b.ReportMetric(float64(size)/float64(samples), "B/sample")
+}
