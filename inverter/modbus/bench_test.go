@@ -14,11 +14,25 @@ import (
 // that takes, measured in turns with it.
 func BenchmarkPoll(b *testing.B) {
 	words := make([]uint16, 10)
-	address := serve(b, func(context.Context, Request) ([]uint16, error) { return words, nil }, ServerOptions{})
-	client := NewClient(address, ClientOptions{})
+	handle := func(context.Context, Request) ([]uint16, error) { return words, nil }
+	b.Run("tcp", func(b *testing.B) { benchmarkPoll(b, NewClient(serve(b, handle, ServerOptions{}), ClientOptions{})) })
+	b.Run("rtu over tcp", func(b *testing.B) {
+		benchmarkPoll(b, NewRTUClient(serveRTU(b, handle, ServerOptions{}), ClientOptions{}))
+	})
+	b.Run("bus", func(b *testing.B) {
+		benchmarkPoll(b, NewBus(NewClient(serve(b, handle, ServerOptions{}), ClientOptions{}), BusOptions{}))
+	})
+}
+
+func benchmarkPoll(b *testing.B, client Transport) {
+	b.Helper()
 	defer client.Close()
-	r := Request{Unit: 17, Function: ReadHolding, Count: uint16(len(words))}
+	r := Request{Unit: 17, Function: ReadHolding, Count: 10}
 	bare := newBare(b)
+
+	if _, err := client.Do(b.Context(), r); err != nil { // connects
+		b.Fatal(err)
+	}
 
 	var polls, exchanges time.Duration
 	b.ReportAllocs()
@@ -91,5 +105,13 @@ func (x bare) exchange(b *testing.B) {
 	}
 	if _, err := io.ReadFull(x.incoming, answer[:]); err != nil {
 		b.Fatal(err)
+	}
+}
+
+func BenchmarkCRC(b *testing.B) {
+	frame := make([]byte, maxRTUFrame)
+	b.SetBytes(int64(len(frame)))
+	for b.Loop() {
+		crc(frame)
 	}
 }

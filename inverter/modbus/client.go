@@ -1,13 +1,12 @@
 package modbus
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
+	"os"
 	"time"
 )
 
@@ -15,57 +14,115 @@ import (
 // said: gateways and dongles take seconds.
 const DefaultTimeout = 3 * time.Second
 
-// ClientOptions are the settings of a client.
+// DefaultSerialTimeout is the same on a serial line: a slow inverter takes more
+// than half a second.
+const DefaultSerialTimeout = time.Second
+
+// DefaultQuiet is for how long nothing must come on a line of RTU frames after
+// an error when nothing else is said. A unit that answers later than its
+// timeout mostly does so by a fraction of a second.
+const DefaultQuiet = 250 * time.Millisecond
+
+// ClientOptions are the settings of a client. The zero value is good.
 type ClientOptions struct {
-	Timeout time.Duration // of each request, connecting included; DefaultTimeout when 0
-	Dial    func(ctx context.Context, address string) (net.Conn, error)
+	Timeout      time.Duration // of connecting, and then of each answer; DefaultTimeout when 0, DefaultSerialTimeout on a serial line
+	ConnectDelay time.Duration // from a connection to the first request; some dongles need a second or two
+	Quiet        time.Duration // of RTU frames, see NewRTUClient; DefaultQuiet when 0
+	Key          string        // the Authorization of NewHTTPClient
+	Dial         func(ctx context.Context, address string) (net.Conn, error)
 }
 
-// Client asks the units behind one Modbus TCP address. It connects when there
-// is something to ask, keeps the connection while all goes well, and gives it
-// up after every error except an exception: nothing that is late on it can
-// then be taken for an answer. It never repeats a request.
+func (o ClientOptions) withDefaults() ClientOptions {
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Quiet == 0 {
+		o.Quiet = DefaultQuiet
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
+	return o
+}
+
+// framing is how requests and answers stand on a connection, and how the
+// answer to a request is known.
+type framing interface {
+	// connected says that what follows is on a new connection.
+	connected()
+	// prepare makes sure that nothing of the past is on c when a request is
+	// sent next. An error says that c is of no more use.
+	prepare(ctx context.Context, c conn) error
+	// exchange sends r and awaits its answer. The end of ctx interrupts c.
+	exchange(ctx context.Context, c conn, r Request) ([]uint16, error)
+}
+
+// Client asks the units behind one connection. It connects when there is
+// something to ask, and keeps the connection while all goes well. It never
+// repeats a request.
 //
 // Several goroutines may use a client; their requests wait for each other,
 // since many inverters answer only one at a time.
 type Client struct {
-	address string
-	timeout time.Duration
-	dial    func(ctx context.Context, address string) (net.Conn, error)
+	options ClientOptions
+	connect func(ctx context.Context) (conn, error)
+	framing framing
+	sturdy  bool // the connection outlives answers that do not come or do not fit
 
-	turn        chan struct{} // capacity 1; who has put something in owns what is below
-	conn        net.Conn      // nil when there is none
-	incoming    *bufio.Reader
-	transaction uint16
-	out, in     frameBuffer
+	turn chan struct{} // capacity 1; who has put something in owns what is below, and framing
+	conn conn          // nil when there is none
 }
 
-// NewClient returns a client for the units at address (host:port). It does not
-// connect yet. Close ends it.
+// NewClient returns a client of the Modbus TCP units at address (host:port). It
+// does not connect yet. Close ends it.
+//
+// It gives the connection up after every error except an exception, and knows
+// an answer by its transaction, so that a late one is never taken for another.
 func NewClient(address string, o ClientOptions) *Client {
-	c := &Client{
-		address: address,
-		timeout: o.Timeout,
-		dial:    o.Dial,
-		turn:    make(chan struct{}, 1),
-		// Gateways have been seen to pass on answers of former connections.
-		transaction: uint16(rand.Uint32()),
-	}
-	if c.timeout == 0 {
-		c.timeout = DefaultTimeout
-	}
-	if c.dial == nil {
-		c.dial = func(ctx context.Context, address string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", address)
+	return newNetClient(address, o, newMBAP())
+}
+
+// NewRTUClient returns a client of units that speak RTU frames at the TCP
+// address (host:port), as behind a gateway that passes on the bytes of a serial
+// line. It gives the connection up after every error except an exception.
+//
+// RTU frames do not tell to which request they answer. What is done about it,
+// here as on a serial line:
+//
+//   - What has come before a request is sent is dropped; on a new connection,
+//     and after an error, until nothing has come for the time Quiet.
+//   - When a request was given up, and its answer may be taken for that to the
+//     next one, the unit is first asked to read another number of registers.
+//     Since units answer in the order in which they are asked, nothing late
+//     comes after that.
+//   - Two answers that differ are none.
+func NewRTUClient(address string, o ClientOptions) *Client {
+	o = o.withDefaults()
+	return newNetClient(address, o, &rtu{timeout: o.Timeout, quiet: o.Quiet})
+}
+
+func newNetClient(address string, o ClientOptions, f framing) *Client {
+	o = o.withDefaults()
+	return newClient(o, f, func(ctx context.Context) (conn, error) {
+		c, err := o.Dial(ctx, address)
+		if err != nil {
+			return nil, err
 		}
-	}
-	return c
+		return netConn{c}, nil
+	})
+}
+
+func newClient(o ClientOptions, f framing, connect func(context.Context) (conn, error)) *Client {
+	return &Client{options: o, framing: f, connect: connect, turn: make(chan struct{}, 1)}
 }
 
 // Do carries out r, whose answer must come within the client's timeout and
 // before ctx ends, and returns the words read. The error wraps an ExceptionError
-// when the unit said no, ErrRequest when r cannot be sent, ErrNoAnswer when
-// nothing came in time, and ErrAnswer when something else came.
+// when the unit said no, ErrRequest when r cannot be sent, ErrLine when it was
+// not sent because there is no connection, ErrNoAnswer when nothing came in
+// time, and ErrAnswer when something else came.
 func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
@@ -77,97 +134,95 @@ func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 	}
 	defer func() { <-c.turn }()
 
-	limited, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	got, err := c.exchange(limited, r)
-	var no ExceptionError
-	if err != nil && !errors.As(err, &no) {
-		c.drop()
-		err = c.reason(ctx, limited, err)
-	}
+	got, err := c.do(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", r, err)
 	}
 	return got, nil
 }
 
-// reason is what err is due to: the end of one of the contexts, or itself.
+// do carries out r; the turn is the caller's.
+func (c *Client) do(ctx context.Context, r Request) ([]uint16, error) {
+	if err := c.ready(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w: %w", ErrLine, err)
+	}
+	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	end := interrupt(limited, c.conn)
+	got, err := c.framing.exchange(limited, c.conn, r)
+	end()
+	if _, refused := errors.AsType[ExceptionError](err); err == nil || refused {
+		return got, err
+	}
+	if !c.sturdy || !passing(err) {
+		c.drop()
+	}
+	return nil, c.reason(ctx, limited, err)
+}
+
+// passing reports whether an error of an exchange leaves a serial port as good
+// as it was.
+func passing(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrAnswer)
+}
+
+// reason is what err is due to: the end of one of the contexts, the end of the
+// connection, or itself.
 func (c *Client) reason(ctx, limited context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case limited.Err() != nil && errors.Is(err, ErrAnswer):
-		return fmt.Errorf("%w within %v, but %w", ErrNoAnswer, c.timeout, err)
+		return fmt.Errorf("%w within %v, but %w", ErrNoAnswer, c.options.Timeout, err)
 	case limited.Err() != nil:
-		return fmt.Errorf("%w within %v", ErrNoAnswer, c.timeout)
+		return fmt.Errorf("%w within %v", ErrNoAnswer, c.options.Timeout)
+	case errors.Is(err, ErrAnswer):
+		return err
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: the connection was closed", ErrNoAnswer)
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrNoAnswer, err)
 }
 
-// exchange sends r and awaits its answer.
-func (c *Client) exchange(ctx context.Context, r Request) ([]uint16, error) {
-	if err := c.connect(ctx); err != nil {
-		return nil, err
-	}
-	conn := c.conn
-	stop := context.AfterFunc(ctx, func() {
-		if err := conn.SetDeadline(time.Unix(1, 0)); err != nil {
-			conn.Close()
+// ready makes sure of a connection on which a request can be sent. One that
+// has ended while it was idle, as gateways do to save memory, is replaced.
+func (c *Client) ready(ctx context.Context) error {
+	if c.conn != nil {
+		if err := c.prepare(ctx); err == nil || ctx.Err() != nil {
+			return err
 		}
-	})
-	c.transaction++
-	_, err := conn.Write(seal(appendRequest(c.out.header(c.transaction, r.Unit), r)))
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("sending: %w", err)
-	}
-	got, err := c.await(r)
-	if !stop() { // the connection has, or will have, no time left
 		c.drop()
 	}
-	return got, err
-}
-
-// await reads until the answer to r comes. Answers to other transactions are
-// late ones to requests that were given up, by us or by another client of the
-// gateway: they are passed over.
-func (c *Client) await(r Request) ([]uint16, error) {
-	for passed := 0; ; passed++ {
-		f, err := c.in.read(c.incoming)
-		switch {
-		case errors.Is(err, errFrame):
-			return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
-		case err != nil && passed > 0:
-			return nil, fmt.Errorf("%w: %d of other transactions: %w", ErrAnswer, passed, err)
-		case errors.Is(err, io.EOF):
-			return nil, fmt.Errorf("%w: the connection was closed", ErrNoAnswer)
-		case err != nil:
-			return nil, fmt.Errorf("awaiting the answer: %w", err)
-		case f.transaction != c.transaction:
-			continue
-		case f.unit != r.Unit:
-			return nil, fmt.Errorf("%w: it is of unit %d", ErrAnswer, f.unit)
-		}
-		return parseAnswer(r, f.pdu)
-	}
-}
-
-func (c *Client) connect(ctx context.Context) error {
-	if c.conn != nil {
-		return nil
-	}
-	conn, err := c.dial(ctx, c.address)
+	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	conn, err := c.connect(limited)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	c.conn, c.incoming = conn, bufio.NewReaderSize(conn, maxFrame)
+	c.conn = conn
+	c.framing.connected()
+	if !pause(ctx, c.options.ConnectDelay) {
+		return ctx.Err()
+	}
+	if err := c.prepare(ctx); err != nil {
+		c.drop()
+		return err
+	}
 	return nil
+}
+
+func (c *Client) prepare(ctx context.Context) error {
+	defer interrupt(ctx, c.conn)()
+	return c.framing.prepare(ctx, c.conn)
 }
 
 func (c *Client) drop() {
 	if c.conn != nil {
 		c.conn.Close()
-		c.conn, c.incoming = nil, nil
+		c.conn = nil
 	}
 }
 

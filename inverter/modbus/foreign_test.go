@@ -11,10 +11,15 @@ import (
 	foreign "github.com/simonvetter/modbus"
 )
 
-// TestForeignClient: another implementation's client understands our server.
+// TestForeignClient: another implementation's client understands our servers.
 func TestForeignClient(t *testing.T) {
-	b := newBank()
-	c, err := foreign.NewClient(&foreign.ClientConfiguration{URL: "tcp://" + serve(t, b.handle, ServerOptions{}), Timeout: 10 * time.Second})
+	for scheme, serve := range map[string]func(testing.TB, Handler, ServerOptions) string{"tcp": serve, "rtuovertcp": serveRTU} {
+		t.Run(scheme, func(t *testing.T) { foreignClient(t, scheme, serve(t, newBank().handle, ServerOptions{})) })
+	}
+}
+
+func foreignClient(t *testing.T, scheme, address string) {
+	c, err := foreign.NewClient(&foreign.ClientConfiguration{URL: scheme + "://" + address, Speed: 115200, Timeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +44,9 @@ func TestForeignClient(t *testing.T) {
 	}
 	if _, err := c.ReadCoil(0); !errors.Is(err, foreign.ErrIllegalFunction) {
 		t.Errorf("a function that is not there: %v", err)
+	}
+	if scheme != "tcp" {
+		return // a unit that is not there is silent
 	}
 	c.SetUnitId(18)
 	if _, err := c.ReadRegister(0, foreign.HOLDING_REGISTER); !errors.Is(err, foreign.ErrGWTargetFailedToRespond) {

@@ -1,10 +1,13 @@
 package modbus
 
 import (
+	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 )
 
 // The MBAP header, which carries a protocol data unit over TCP (MBAP, section
@@ -20,9 +23,9 @@ const (
 // known then, so that the connection is of no more use.
 var errFrame = errors.New("no Modbus TCP frame")
 
-// frame is one message on a TCP connection.
+// frame is one message, however it is carried.
 type frame struct {
-	transaction uint16
+	transaction uint16 // of Modbus TCP only
 	unit        byte
 	pdu         []byte
 }
@@ -65,4 +68,57 @@ func (b *frameBuffer) read(r io.Reader) (frame, error) {
 		return frame{}, err
 	}
 	return frame{transaction: binary.BigEndian.Uint16(header), unit: header[6], pdu: pdu}, nil
+}
+
+// mbap is the framing of a client's connection. It counts its transactions on
+// from one connection to the next: gateways have been seen to pass on answers of
+// former connections.
+type mbap struct {
+	transaction uint16
+	incoming    *bufio.Reader
+	out, in     frameBuffer
+}
+
+func newMBAP() *mbap {
+	return &mbap{transaction: uint16(rand.Uint32()), incoming: bufio.NewReaderSize(nil, maxFrame)}
+}
+
+func (m *mbap) connected() {}
+
+// prepare drops what has come. If that ended within a frame, the rest of it
+// will be no frame, which ends the connection then.
+func (m *mbap) prepare(_ context.Context, c conn) error {
+	m.incoming.Reset(c)
+	_, err := c.discard()
+	return err
+}
+
+func (m *mbap) exchange(_ context.Context, c conn, r Request) ([]uint16, error) {
+	m.transaction++
+	if err := send(c, seal(appendRequest(m.out.header(m.transaction, r.Unit), r))); err != nil {
+		return nil, err
+	}
+	return m.await(r)
+}
+
+// await reads until the answer to r comes. Answers to other transactions are
+// late ones to requests that were given up, by us or by another client of the
+// gateway: they are passed over.
+func (m *mbap) await(r Request) ([]uint16, error) {
+	for passed := 0; ; passed++ {
+		f, err := m.in.read(m.incoming)
+		switch {
+		case errors.Is(err, errFrame):
+			return nil, fmt.Errorf("%w: %w", ErrAnswer, err)
+		case err != nil && passed > 0:
+			return nil, fmt.Errorf("%w: %d of other transactions: %w", ErrAnswer, passed, err)
+		case err != nil:
+			return nil, err
+		case f.transaction != m.transaction:
+			continue
+		case f.unit != r.Unit:
+			return nil, fmt.Errorf("%w: it is of unit %d", ErrAnswer, f.unit)
+		}
+		return parseAnswer(r, f.pdu)
+	}
 }

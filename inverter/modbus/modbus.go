@@ -1,14 +1,28 @@
 // Package modbus speaks Modbus as a client and as a server: the four functions
-// that read and write registers, over TCP.
+// that read and write registers, over a serial line, over TCP and, to the
+// original simulator, over HTTP.
 //
 // What is said (the protocol data unit, pdu.go) knows nothing of how it is
-// carried (mbap.go), so that both ends share one and other transports can be
-// added beside the other. A Client's Do and a Server's Handler have the same
-// form: a client can serve as the handler of a proxy.
+// carried: with a header of its own in Modbus TCP (mbap.go), in an RTU frame
+// (rtu.go) elsewhere. A Client is the same for all connections, and its framing
+// knows which answer is meant for which request. A Client's Do and a Server's
+// Handler have the same form: a client can serve as the handler of a proxy.
 //
-// Clauses are those of the "Modbus Application Protocol Specification V1.1b3"
-// and, where it says MBAP, of the "Modbus Messaging on TCP/IP Implementation
-// Guide V1.0b" (both modbus.org).
+// Each kind of repetition has one place:
+//
+//   - A Client repeats nothing, but replaces a connection that has ended before
+//     it sends a request.
+//   - A Bus repeats what a busy unit refused, decides how soon a failed unit or
+//     line is tried again, and refuses requests until then.
+//   - Who asks decides whether a request that was not answered, or not
+//     understood, is worth another try. For readings this is agent/acquire, which
+//     knows how much time there is, and also divides blocks that are refused. A
+//     write must not be repeated by itself: it may have been carried out.
+//
+// Clauses are those of the "Modbus Application Protocol Specification V1.1b3",
+// where it says MBAP of the "Modbus Messaging on TCP/IP Implementation Guide
+// V1.0b", and where it says so of "Modbus over Serial Line V1.02" (all
+// modbus.org).
 package modbus
 
 import (
@@ -91,6 +105,7 @@ type Handler func(ctx context.Context, r Request) ([]uint16, error)
 // Errors of requests. An answer that says no is an ExceptionError instead.
 var (
 	ErrRequest  = errors.New("request that cannot be sent")
+	ErrLine     = errors.New("line down") // nothing was sent
 	ErrNoAnswer = errors.New("no answer")
 	ErrAnswer   = errors.New("answer that does not fit the request")
 	ErrSilence  = errors.New("not to be answered")

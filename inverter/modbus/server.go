@@ -15,20 +15,24 @@ import (
 const (
 	DefaultConnections = 32
 	DefaultIdle        = 5 * time.Minute
+	DefaultSilence     = 50 * time.Millisecond
 	writeTimeout       = 10 * time.Second
 	maxAcceptDelay     = time.Second
 )
 
 // ServerOptions are the settings of a server.
 type ServerOptions struct {
-	Connections int           // most at a time, others are closed at once; DefaultConnections when 0
-	Idle        time.Duration // longest time from one request's end to the next one's; DefaultIdle when 0
-	Logger      *slog.Logger  // of what is unusual; none when nil
+	Connections int                  // most at a time, others are closed at once; DefaultConnections when 0
+	Idle        time.Duration        // longest time from one request's end to the next one's; DefaultIdle when 0
+	Silence     time.Duration        // of RTU frames, see ServeLine; DefaultSilence when 0
+	Turnaround  time.Duration        // of RTU frames: from a request to its answer at least
+	Has         func(unit byte) bool // of RTU frames: whether a unit is here; all are when nil
+	Logger      *slog.Logger         // of what is unusual; none when nil
 }
 
-// Server answers Modbus TCP requests. Requests of one connection are answered
-// one after the other; the handler is called from one goroutine for each
-// connection.
+// Server answers requests, on several transports at once if need be. Requests
+// of one connection are answered one after the other; the handler is called
+// from one goroutine for each connection.
 type Server struct {
 	handler Handler
 	options ServerOptions
@@ -45,15 +49,34 @@ func NewServer(h Handler, o ServerOptions) *Server {
 	if o.Idle == 0 {
 		o.Idle = DefaultIdle
 	}
+	if o.Silence == 0 {
+		o.Silence = DefaultSilence
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{handler: h, options: o, conns: map[net.Conn]struct{}{}}
 }
 
-// Serve accepts connections from l until ctx ends, which is no error. It
-// returns when l is closed and every connection has ended.
+// Serve answers Modbus TCP requests. It accepts connections from l until ctx
+// ends, which is no error. It returns when l is closed and every connection has
+// ended.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.accept(ctx, l, s.serve)
+}
+
+// ServeRTU is Serve for connections that carry RTU frames.
+func (s *Server) ServeRTU(ctx context.Context, l net.Listener) error {
+	return s.accept(ctx, l, func(ctx context.Context, conn net.Conn) {
+		err := s.serveRTU(ctx, conn, s.options.Idle)
+		if err != nil && !errors.Is(err, io.EOF) {
+			s.options.Logger.Debug("connection ended", "peer", conn.RemoteAddr().String(), "error", err)
+		}
+	})
+}
+
+// accept hands each connection from l to serve, in a goroutine of its own.
+func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
@@ -90,18 +113,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		running.Go(func() {
 			defer s.dismiss(conn)
-			s.serve(ctx, conn)
+			serve(ctx, conn)
 		})
-	}
-}
-
-// pause waits for d, or less when ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }
 

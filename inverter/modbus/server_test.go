@@ -55,13 +55,24 @@ func (b *bank) handle(_ context.Context, r Request) ([]uint16, error) {
 // serve starts a server on loopback, which the test's end stops.
 func serve(tb testing.TB, h Handler, o ServerOptions) (address string) {
 	tb.Helper()
+	return serveOn(tb, NewServer(h, o).Serve)
+}
+
+// serveRTU is serve for RTU over TCP.
+func serveRTU(tb testing.TB, h Handler, o ServerOptions) (address string) {
+	tb.Helper()
+	return serveOn(tb, NewServer(h, o).ServeRTU)
+}
+
+func serveOn(tb testing.TB, serve func(context.Context, net.Listener) error) (address string) {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- NewServer(h, o).Serve(ctx, l) }()
+	go func() { ended <- serve(ctx, l) }()
 	tb.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
