@@ -33,6 +33,7 @@ const rules = `
 	block: pure .
 	inverter: pure .
 	inverter/modbus: std go.bug.st/serial
+	inverter/modbus/modbustest: std inverter/modbus
 	inverter/profile: std . inverter go.yaml.in/yaml/v3
 	sim: std . inverter inverter/...
 	firmware: pure . key github.com/fxamacker/cbor/v2 github.com/veraison/go-cose golang.org/x/crypto/...
