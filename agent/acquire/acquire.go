@@ -11,6 +11,11 @@
 //	}
 //
 // What could not be read is missing: never 0, and never what it was before.
+//
+// Of all that is tried again, two things are decided here: a read of which no
+// answer was understood, as long as its tick lasts, and how soon an inverter that
+// is away is polled. That a busy inverter is asked again, and for how long a dead
+// one is not asked at all for the sake of others on its line, is up to the Source.
 package acquire
 
 import (
@@ -38,8 +43,10 @@ type Inverter struct {
 }
 
 // Source carries out reads. A refusal by the inverter itself is an error that
-// has the method ExceptionCode() byte; every other error says that no answer
-// was understood. A Source bounds the time of a read.
+// has the method ExceptionCode() byte; one that has RetryAt() time.Time says that
+// nothing was tried, nor will be before then; every other error says that no
+// answer was understood. A Source bounds the time of a read, and asks an
+// inverter again that is busy.
 type Source interface {
 	Read(ctx context.Context, unit byte, r inverter.Read) ([]uint16, error)
 }

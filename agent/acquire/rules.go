@@ -18,8 +18,6 @@ const (
 // section 7).
 const (
 	illegalAddress = 0x02
-	acknowledge    = 0x05
-	busy           = 0x06
 	gatewayPath    = 0x0a
 	gatewayTarget  = 0x0b
 )
@@ -66,9 +64,11 @@ func answered(err error) bool {
 }
 
 // worthRetrying reports whether a read that ended with err may do better in a
-// moment: when no answer was understood, or the inverter was only busy. What it
-// does not have, it will not have then either.
+// moment: when no answer was understood. A refusal is not repeated: a unit that
+// is busy has been asked again already, and what it does not have, it will not
+// have then either. Neither is a read that the Source did not even try.
 func worthRetrying(err error) bool {
-	code, refused := exceptionCode(err)
-	return err != nil && (!refused || code == acknowledge || code == busy || code == gatewayTarget)
+	_, refused := exceptionCode(err)
+	var notTried interface{ RetryAt() time.Time }
+	return err != nil && !refused && !errors.As(err, &notTried)
 }

@@ -79,12 +79,15 @@ func TestErrors(t *testing.T) {
 		{modbus.ErrIllegalAddress, true, false},
 		{modbus.ErrIllegalValue, true, false},
 		{modbus.ErrDeviceFailure, true, false},
-		{modbus.ErrAcknowledge, true, true},
-		{modbus.ErrBusy, true, true},
+		{modbus.ErrAcknowledge, true, false},
+		{modbus.ErrBusy, true, false},
 		{modbus.ErrGatewayPath, false, false},
-		{modbus.ErrGatewayTarget, false, true},
+		{modbus.ErrGatewayTarget, false, false},
 		{modbus.ErrNoAnswer, false, true},
 		{modbus.ErrAnswer, false, true},
+		{modbus.ErrLine, false, true},
+		{&modbus.BackoffError{Err: modbus.ErrNoAnswer}, false, false},
+		{&modbus.BackoffError{Err: modbus.ErrGatewayTarget}, false, false},
 		{errors.New("connection refused"), false, true},
 	} {
 		err := c.err
