@@ -149,10 +149,12 @@ func (d *demo) run(ctx context.Context, stdout io.Writer, devices int, listen st
 
 // interrupted is err, unless the person stopped the demonstration.
 func (d *demo) interrupted(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.talk, format+"\n", args...) }

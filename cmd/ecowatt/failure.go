@@ -43,8 +43,7 @@ func hinted(err error, hint string) error {
 }
 
 func codeOf(err error) exitCode {
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		return f.code
 	}
 	return exitFailed

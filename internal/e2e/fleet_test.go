@@ -1,0 +1,135 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// fleet is a simulator, a cloud and gateways, each a process of its own.
+type fleet struct {
+	dir       string
+	simAddr   string
+	cloudAddr string
+	roofs     []string
+	env       []string // for the CLI: where the cloud is, and the token
+
+	sim, cloud *process
+	launchers  map[string]*process
+}
+
+// settings are the agent.yaml of a gateway under test: everything is quick,
+// and every sample is on disk before the next.
+const settings = `cloud_url: http://%s
+inverters:
+  - {name: inv1, connect: "modbus-tcp://%s", unit: %d, profile: ecowatt-sim}
+sampling_interval: 1
+upload_interval: 1
+flush_interval: 0
+`
+
+// newFleet sets up n gateways and starts everything but them.
+func newFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	f := &fleet{dir: t.TempDir(), simAddr: freeAddress(t), cloudAddr: freeAddress(t), launchers: map[string]*process{}}
+	f.env = []string{"ECOWATT_URL=http://" + f.cloudAddr, "ECOWATT_TOKEN_FILE=" + filepath.Join(f.dir, "cloud", "token")}
+	f.startSim(t, n)
+	f.startCloud(t)
+	for i := range n {
+		f.addRoof(t, fmt.Sprintf("roof-%d", i+1), 17+i)
+	}
+	return f
+}
+
+func (f *fleet) trace() string { return filepath.Join(f.dir, "served.jsonl") }
+
+func (f *fleet) startSim(t *testing.T, units int) {
+	t.Helper()
+	f.sim = start(t, "ecowatt", "sim", "--modbus-tcp", f.simAddr, "--inverters", fmt.Sprint(units), "--start-at", "10:30", "--trace", f.trace())
+	f.sim.line(t, 0, `listening`)
+}
+
+func (f *fleet) startCloud(t *testing.T) {
+	t.Helper()
+	f.cloud = start(t, "ecowatt", "serve", "--data", filepath.Join(f.dir, "cloud"), "--listen", f.cloudAddr, "--slot", "1s")
+	f.cloud.line(t, 0, `listening`)
+}
+
+func (f *fleet) roof(name string) string { return filepath.Join(f.dir, name) }
+
+// addRoof enrols one more gateway, with an agent in slot a, and starts nothing.
+func (f *fleet) addRoof(t *testing.T, name string, unit int) {
+	t.Helper()
+	must(t, nil, "ecowatt-agent", "enroll", f.enrolment(t, name), "--dir", f.roof(name))
+	slot := filepath.Join(f.roof(name), "slots", "a")
+	if err := os.MkdirAll(slot, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(bin, "ecowatt-agent"), filepath.Join(slot, "ecowatt-agent")); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(f.roof(name), "agent.yaml"), fmt.Sprintf(settings, f.cloudAddr, f.simAddr, unit))
+	f.roofs = append(f.roofs, name)
+}
+
+func (f *fleet) startRoof(t *testing.T, name string) {
+	t.Helper()
+	f.launchers[name] = start(t, "ecowatt-boot", "--dir", f.roof(name))
+}
+
+// agentStatus is what is read here of an agent's status.
+type agentStatus struct {
+	PID       int `json:"pid"`
+	Inverters []struct {
+		State string `json:"state"`
+		Error string `json:"error"`
+	} `json:"inverters"`
+	Buffer struct {
+		Samples  int `json:"samples"`
+		Messages int `json:"messages"`
+	} `json:"buffer"`
+	Uplink struct {
+		State    string `json:"state"`
+		Failures int    `json:"failures"`
+		Error    string `json:"error"`
+	} `json:"uplink"`
+}
+
+// status asks a roof's agent; ok is false while none runs.
+func (f *fleet) status(t *testing.T, name string) (s agentStatus, ok bool) {
+	t.Helper()
+	r := run(t, nil, "ecowatt-agent", "status", "--dir", f.roof(name), "--json")
+	if r.code != 0 {
+		return s, false
+	}
+	return parseJSON[agentStatus](t, r.stdout), true
+}
+
+// served is one line of the simulator's trace.
+type served struct {
+	T       int64   `json:"t"`
+	Unit    int     `json:"unit"`
+	Address int     `json:"address"`
+	Words   []int64 `json:"words"`
+}
+
+// readTrace is what the simulator has served so far, whole lines only.
+func (f *fleet) readTrace(t *testing.T) []served {
+	t.Helper()
+	data, err := os.ReadFile(f.trace())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []served
+	for line := range strings.Lines(string(data)) {
+		var s served
+		if err := json.Unmarshal([]byte(line), &s); err != nil {
+			t.Fatalf("trace: %v in %q", err, line)
+		}
+		all = append(all, s)
+	}
+	return all
+}
