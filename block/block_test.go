@@ -287,6 +287,8 @@ func TestEachEndsWithVisit(t *testing.T) {
 
 // FuzzDecode: any bytes are refused or are a block within the limits, whose
 // samples come back when they are encoded again.
+//
+// Attacks: W20
 func FuzzDecode(f *testing.F) {
 	for _, v := range readVectors(f) {
 		f.Add(v.block, false)

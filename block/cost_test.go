@@ -37,6 +37,8 @@ func TestWorkingMemory(t *testing.T) {
 
 // TestDecodingMemory: a visitor's walk needs no memory for the samples, and a
 // refused block none at all for them.
+//
+// Attacks: W15
 func TestDecodingMemory(t *testing.T) {
 	data := encode(t, 10, morning(MaxSamples, 1))
 	visit := func(int64, []ecowatt.Value) error { return nil }

@@ -56,6 +56,7 @@ func all(t *testing.T) map[string]hidden {
 	return map[string]hidden{"Content": content, "Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
 }
 
+// Attacks: A4
 func TestNothingPrintsAKey(t *testing.T) {
 	for name, k := range all(t) {
 		var out bytes.Buffer
@@ -107,6 +108,7 @@ func TestConcreteTypesPrintNothing(t *testing.T) {
 	}
 }
 
+// Attacks: A4
 func TestNothingMarshalsAKey(t *testing.T) {
 	for name, k := range all(t) {
 		marshal := map[string]func() error{

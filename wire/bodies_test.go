@@ -522,6 +522,7 @@ func fuzzBody(f *testing.F, pick func(name string) bool) {
 	}
 }
 
+// Attacks: W20
 func FuzzRequest(f *testing.F) {
 	fuzzBody(f, func(name string) bool { return name == "request" })
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -540,6 +541,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// Attacks: W20
 func FuzzAnswer(f *testing.F) {
 	fuzzBody(f, func(name string) bool { return name == "answer" })
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -562,6 +564,8 @@ func FuzzAnswer(f *testing.F) {
 }
 
 // FuzzBodies: no body makes any decoder panic, and every refusal is ErrSchema.
+//
+// Attacks: W20
 func FuzzBodies(f *testing.F) {
 	fuzzBody(f, func(string) bool { return true })
 	f.Fuzz(func(t *testing.T, b []byte) {

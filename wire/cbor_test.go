@@ -33,6 +33,8 @@ func item(b []byte) error {
 }
 
 // What section 3 refuses, each beside the form that it accepts.
+//
+// Attacks: W13
 func TestStrictness(t *testing.T) {
 	deep := func(n int) string { return strings.Repeat("81", n-1) + "80" }
 	for _, c := range []struct{ name, bad, good string }{
@@ -176,6 +178,8 @@ func TestTypedReadsAreAsStrict(t *testing.T) {
 }
 
 // A body that announces much and holds little must not make anybody allocate.
+//
+// Attacks: W13
 func TestAnnouncedLengthsAllocateNothing(t *testing.T) {
 	bombs := []string{
 		"a1015bffffffffffffffff", "a1045affffffff", "a1049bffffffffffffffff", "a104991000", "a104991000" + strings.Repeat("80", 100),
@@ -359,6 +363,8 @@ func TestWriterRefuses(t *testing.T) {
 
 // FuzzItem: what the strict reader takes, the library takes too, and writes in
 // the same bytes.
+//
+// Attacks: W20
 func FuzzItem(f *testing.F) {
 	for _, c := range vectors(f) {
 		for _, r := range c.Records {

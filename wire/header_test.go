@@ -31,6 +31,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 	})
 }
 
+// Attacks: W4, W5, W9
 func TestHeaderFields(t *testing.T) {
 	good := map[Type][]byte{
 		HS1: Handshake(HS1, repeat[key.ID](1), 1).Append(nil),
@@ -94,6 +95,7 @@ func TestHeaderFields(t *testing.T) {
 	}
 }
 
+// Attacks: W6
 func TestParseWantsTypeAndLength(t *testing.T) {
 	message := func(typ Type, n int) []byte {
 		h := Record(typ, SessionID{}, 1)
@@ -141,6 +143,7 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+// Attacks: W14
 func TestPadding(t *testing.T) {
 	for n := range 300 {
 		body := bytes.Repeat([]byte{0xab}, n)
@@ -246,6 +249,7 @@ func TestWelcome(t *testing.T) {
 	}
 }
 
+// Attacks: W20
 func FuzzHeader(f *testing.F) {
 	for _, c := range vectors(f) {
 		f.Add([]byte(c.HS1))
@@ -266,6 +270,7 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
+// Attacks: W20
 func FuzzError(f *testing.F) {
 	for code := CodeMalformed; code <= CodeTooLarge; code++ {
 		f.Add(ErrorMessage{code, time.Minute}.Append(nil))

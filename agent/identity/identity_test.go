@@ -351,6 +351,7 @@ func TestSlotIsExact(t *testing.T) {
 	}
 }
 
+// Attacks: W20
 func FuzzParseSlot(f *testing.F) {
 	f.Add(appendSlot(nil, credential(f, 1)))
 	f.Add(make([]byte, slotSize))
@@ -456,6 +457,7 @@ func leaks(text string) bool {
 	return false
 }
 
+// Attacks: W20
 func FuzzParseEnrolment(f *testing.F) {
 	f.Add([]byte(goodFile()))
 	f.Add([]byte(`{"hello":"world"}`))

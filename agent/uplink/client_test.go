@@ -70,6 +70,7 @@ func TestPost(t *testing.T) {
 	}
 }
 
+// Attacks: W17
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	var followed atomic.Int32
 	elsewhere := serve(t, func(http.ResponseWriter, *http.Request) { followed.Add(1) })
@@ -216,6 +217,8 @@ func certificate(t *testing.T, notBefore, notAfter time.Time) (tls.Certificate, 
 
 // TestTLSWithoutAClock: whatever a gateway believes of the date, it reaches the
 // cloud; a wrong name or an unknown authority it does not accept.
+//
+// Attacks: H18
 func TestTLSWithoutAClock(t *testing.T) {
 	now := time.Now()
 	valid, roots := certificate(t, now.Add(-time.Hour), now.Add(time.Hour))

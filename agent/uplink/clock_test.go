@@ -75,6 +75,8 @@ func TestClock(t *testing.T) {
 
 // TestDelaysShiftTheClockByTheirHalf: somebody delays every message as he
 // likes. The clock is never wrong by more than it admits, nor by 15 s.
+//
+// Attacks: R22
 func TestDelaysShiftTheClockByTheirHalf(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var c Clock

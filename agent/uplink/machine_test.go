@@ -347,6 +347,8 @@ func TestFallbackAfterRefusals(t *testing.T) {
 
 // TestWhateverHappens drives the machine with anything at any time and holds
 // what must hold: the budget of handshakes, the numbers, the back-off.
+//
+// Attacks: W18
 func TestWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Duration(0)

@@ -172,6 +172,8 @@ func TestRetriesUseNewNumbers(t *testing.T) {
 
 // TestForgedErrors is a proxy that answers everything with an ERR of its own,
 // 1,000 times and more.
+//
+// Attacks: W18
 func TestForgedErrors(t *testing.T) {
 	for code := wire.CodeMalformed; code <= wire.CodeTooLarge; code++ {
 		for name, path := range map[string]string{"handshakes": wire.PathSession, "exchanges": wire.PathExchange, "everything": ""} {
@@ -251,6 +253,8 @@ func forgedErrors(t *testing.T, code wire.Code, path string) {
 }
 
 // Whatever else stands in for the cloud counts as no answer.
+//
+// Attacks: W16, W17
 func TestSomethingElseAnswers(t *testing.T) {
 	for name, reply := range map[string]Reply{
 		"captive portal":        {200, []byte("<html>Please sign in</html>")},
@@ -291,6 +295,8 @@ func TestSomethingElseAnswers(t *testing.T) {
 }
 
 // Messages of ours that are not the answer to this one.
+//
+// Attacks: W3, W7, W11, W19
 func TestForeignAnswersAreRefused(t *testing.T) {
 	for name, forge := range map[string]func(d *device, msg []byte, honest Reply) []byte{
 		"the answer before": func(d *device, _ []byte, _ Reply) []byte { return d.cloud.rsps[0] },
@@ -334,6 +340,7 @@ func TestForeignAnswersAreRefused(t *testing.T) {
 	}
 }
 
+// Attacks: H10, H11
 func TestBadHS2(t *testing.T) {
 	for name, forge := range map[string]func(d *device, msg []byte, honest Reply) []byte{
 		"garbage":     func(*device, []byte, Reply) []byte { return append([]byte("EW"), make([]byte, 102)...) },
@@ -364,6 +371,8 @@ func TestBadHS2(t *testing.T) {
 }
 
 // TestLateAnswers: an answer after 30 s is none, even when the transport waits.
+//
+// Attacks: R15, R22
 func TestLateAnswers(t *testing.T) {
 	delay := func(path string, by time.Duration) func(context.Context, string, []byte, func() Reply) (Reply, error) {
 		return func(_ context.Context, p string, _ []byte, ask func() Reply) (Reply, error) {
@@ -692,6 +701,8 @@ func TestNewRefuses(t *testing.T) {
 }
 
 // Nothing of a key comes out in the log or in an error.
+//
+// Attacks: A4
 func TestNoKeyInTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDevice(t, nil)

@@ -59,6 +59,7 @@ func newToken(t *testing.T, name string, role Role) (string, Token) {
 	return secret.Text(), token
 }
 
+// Attacks: A1
 func TestAuthenticate(t *testing.T) {
 	text, token := newToken(t, "ada", Operator)
 	other, _ := newToken(t, "eve", Administrator)

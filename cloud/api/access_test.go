@@ -32,6 +32,7 @@ var surface = []struct {
 	{http.MethodGet, "/readyz", "", 0, 200},
 }
 
+// Attacks: A1, A2, A8, O5, O12
 func TestWhoMayDoWhat(t *testing.T) {
 	callers := []struct {
 		name, header string
@@ -85,6 +86,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 
 // Nobody without a token learns anything of a request but that they need one:
 // not whether its body is right, nor whether the device is there.
+//
+// Attacks: A1
 func TestStrangersLearnNothing(t *testing.T) {
 	c := newCloud(t)
 	c.add("roof-1", "")
@@ -104,6 +107,8 @@ func TestStrangersLearnNothing(t *testing.T) {
 }
 
 // A token is in no answer and in no line of the log.
+//
+// Attacks: A4
 func TestTokensAreNotRepeated(t *testing.T) {
 	c := newCloud(t, func(o *Options) { o.Now = nil })
 	token := c.tokens[access.Administrator]

@@ -105,6 +105,7 @@ func TestTelemetryQuery(t *testing.T) {
 	}
 }
 
+// Attacks: A6
 func TestCSV(t *testing.T) {
 	for _, test := range []struct {
 		name, query string

@@ -177,6 +177,18 @@ func (c *cloud) counted(want map[wire.Reason]uint64) {
 	}
 }
 
+// countedInAll checks that n messages were counted as refused, whatever for.
+func (c *cloud) countedInAll(n int) {
+	c.t.Helper()
+	var all uint64
+	for _, m := range c.gateway.Counters() {
+		all += m
+	}
+	if all != uint64(n) {
+		c.t.Errorf("%d messages were counted, want %d", all, n)
+	}
+}
+
 // dump returns every row of the database.
 func (c *cloud) dump() string {
 	c.t.Helper()

@@ -18,8 +18,10 @@ import (
 	"ecowatt/wire/record"
 )
 
-// TestEveryBitOfARequest is W1: no bit of a REQ may be flipped, not even in the
+// TestEveryBitOfARequest: no bit of a REQ may be flipped, not even in the
 // padding, and the session goes on.
+//
+// Attacks: W1
 func TestEveryBitOfARequest(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -37,6 +39,7 @@ func TestEveryBitOfARequest(t *testing.T) {
 			}
 		}
 	})
+	c.countedInAll(len(r.bytes) * 8)
 	if a := d.opened(r, d.send(r)); len(a.Results) != 1 || a.Results[0].Status != wire.Stored {
 		t.Errorf("the honest one gets %+v", a)
 	}
@@ -45,7 +48,7 @@ func TestEveryBitOfARequest(t *testing.T) {
 	}
 }
 
-// TestEveryLengthOfARequest is W2 and W3.
+// Attacks: W2, W3
 func TestEveryLengthOfARequest(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -57,15 +60,16 @@ func TestEveryLengthOfARequest(t *testing.T) {
 			}
 		}
 		for n := range 130 {
-			if got := c.post(wire.PathExchange, append(bytes.Clone(r.bytes), make([]byte, n+1)...)); got.status == http.StatusOK {
+			if got := c.post(wire.PathExchange, append(bytes.Clone(r.bytes), make([]byte, n+1)...)); got.status != http.StatusBadRequest && got.status != http.StatusUnauthorized {
 				t.Fatalf("with %d bytes more: %v", n+1, got)
 			}
 		}
 	})
+	c.countedInAll(len(r.bytes) + 130)
 	d.opened(r, d.send(r))
 }
 
-// TestMalformedRequests is W4, W5, W6, W7 and W9.
+// Attacks: W4, W5, W6, W7, W9, O14
 func TestMalformedRequests(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -96,8 +100,10 @@ func TestMalformedRequests(t *testing.T) {
 	d.opened(r, d.send(r))
 }
 
-// TestReflection is W7: a REQ is no RSP to the device that sent it, nor the
+// TestReflection: a REQ is no RSP to the device that sent it, nor the
 // other way about, whatever the type in its header says.
+//
+// Attacks: W7
 func TestReflection(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -118,9 +124,11 @@ func TestReflection(t *testing.T) {
 			}
 		}
 	})
+	c.countedInAll(3)
+	d.exchange(wire.Request{})
 }
 
-// TestReplays is R1, R3, R4, O1 and O6.
+// Attacks: R1, R3, R4
 func TestReplays(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -153,8 +161,10 @@ func TestReplays(t *testing.T) {
 	c.counted(map[wire.Reason]uint64{wire.ExchangeReplay: 8})
 }
 
-// TestConcurrentCopies is R2 and O3: of 64 copies at the same instant exactly
+// TestConcurrentCopies: of 64 copies at the same instant exactly
 // one counts, and all others get the ERR 2.
+//
+// Attacks: R2, O3
 func TestConcurrentCopies(t *testing.T) {
 	c := newCloud(t)
 	d := c.add("roof-1")
@@ -186,8 +196,10 @@ func TestConcurrentCopies(t *testing.T) {
 	c.counted(map[wire.Reason]uint64{wire.ExchangeReplay: 630})
 }
 
-// TestOtherSessions is W10, O2 and H20: what is sealed for one session does not
+// TestOtherSessions: what is sealed for one session does not
 // open in another, of the same device or of another one.
+//
+// Attacks: W10, H20, O2
 func TestOtherSessions(t *testing.T) {
 	c := newCloud(t)
 	x, y := c.connected("x"), c.connected("y")
@@ -210,7 +222,7 @@ func TestOtherSessions(t *testing.T) {
 	c.counted(map[wire.Reason]uint64{wire.ExchangeBadMAC: 3, wire.ExchangeNoSession: 1})
 }
 
-// TestFailedOpensEndNothing is R18.
+// Attacks: R18
 func TestFailedOpensEndNothing(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -229,7 +241,9 @@ func TestFailedOpensEndNothing(t *testing.T) {
 	}
 }
 
-// TestHalfASeal is W12: a good HMAC does not make up for a bad tag.
+// TestHalfASeal: a good HMAC does not make up for a bad tag.
+//
+// Attacks: W12
 func TestHalfASeal(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -240,9 +254,11 @@ func TestHalfASeal(t *testing.T) {
 		c.refused(c.post(wire.PathExchange, d.authenticate(broken[:len(broken)-32])), "a bad tag under a good HMAC")
 		c.refused(c.post(wire.PathExchange, append(bytes.Clone(r.bytes[:len(r.bytes)-32]), make([]byte, 32)...)), "a good tag under a bad HMAC")
 	})
+	c.counted(map[wire.Reason]uint64{wire.ExchangeBadMAC: 2})
 	d.opened(r, d.send(r))
 }
 
+// Attacks: R8, O14
 func TestAge(t *testing.T) {
 	for name, c := range map[string]struct {
 		after  func(c *cloud, d *device)
@@ -269,7 +285,7 @@ func TestAge(t *testing.T) {
 			}
 			cl.unchanged(name, func() { cl.refused(d.send(r), name) })
 			cl.counted(map[wire.Reason]uint64{c.reason: 1})
-			if name != "the device disabled" { // O14: the way back is a handshake
+			if name != "the device disabled" { // the way back is a handshake
 				d.connect()
 				d.exchange(wire.Request{})
 			}
@@ -293,7 +309,7 @@ func TestLifetimeIsHonouredToItsEnd(t *testing.T) {
 	}
 }
 
-// TestGap is R7.
+// Attacks: R7
 func TestGap(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -315,8 +331,10 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// TestNonsenseBehindTheSeal is W13 and W14: it is answered behind the seal, its
+// TestNonsenseBehindTheSeal: it is answered behind the seal, its
 // number is used up, and nothing else happens.
+//
+// Attacks: W13, W14
 func TestNonsenseBehindTheSeal(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -386,7 +404,7 @@ func TestFirstRequestMakesNoSense(t *testing.T) {
 	}
 }
 
-// TestExchangeWithoutADatabase is O10.
+// Attacks: R6, O10
 func TestExchangeWithoutADatabase(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -400,13 +418,15 @@ func TestExchangeWithoutADatabase(t *testing.T) {
 	if got := d.samples(); len(got) != 0 {
 		t.Fatalf("stored all the same: %v", got)
 	}
-	d.opened(r, d.send(r)) // R6: nothing was used up
+	d.opened(r, d.send(r)) // nothing was used up
 	if got := d.samples(); len(got) != 3 {
 		t.Errorf("samples %v", got)
 	}
 }
 
 // TestLockedDatabase: another process holds the database while a request comes.
+//
+// Attacks: R21, O10
 func TestLockedDatabase(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -420,8 +440,10 @@ func TestLockedDatabase(t *testing.T) {
 	}
 }
 
-// TestMovedSessionKeys is R20: keys that somebody moved to another session do
+// TestMovedSessionKeys: keys that somebody moved to another session do
 // not unwrap, which is our failure and not the device's.
+//
+// Attacks: R20
 func TestMovedSessionKeys(t *testing.T) {
 	c := newCloud(t)
 	x, y := c.connected("x"), c.connected("y")
@@ -436,9 +458,11 @@ func TestMovedSessionKeys(t *testing.T) {
 	x.exchange(wire.Request{})
 }
 
-// TestRestoredDatabase is R13, R14 and V1: a raw copy of the database, restored,
+// TestRestoredDatabase: a raw copy of the database, restored,
 // accepts a request once more. It is answered under another key and, where the
 // message is known, without another effect.
+//
+// Attacks: R13, R14
 func TestRestoredDatabase(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -479,7 +503,9 @@ func TestRestoredDatabase(t *testing.T) {
 	}
 }
 
-// TestNothingShowsKeys is A4: no key in the log, the answers or the database.
+// TestNothingShowsKeys: no key in the log, the answers or the database.
+//
+// Attacks: A4
 func TestNothingShowsKeys(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -505,6 +531,8 @@ func TestNothingShowsKeys(t *testing.T) {
 }
 
 // TestUnitRunsTwice: a group that is tried again leaves what one try leaves.
+//
+// Attacks: R21
 func TestUnitRunsTwice(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")

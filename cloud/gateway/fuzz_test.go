@@ -9,6 +9,8 @@ import (
 
 // FuzzHandler posts arbitrary bodies to both paths: there is always a well-formed
 // answer, never a row.
+//
+// Attacks: W20
 func FuzzHandler(f *testing.F) {
 	c := newCloud(f)
 	d := c.connected("roof-1")
@@ -42,6 +44,8 @@ func FuzzHandler(f *testing.F) {
 
 // FuzzBody seals arbitrary bodies as a device that has gone mad would: there is
 // always an answer that opens, and the database takes whatever is accepted.
+//
+// Attacks: W20
 func FuzzBody(f *testing.F) {
 	c := newCloud(f)
 	d := c.connected("roof-1")

@@ -62,7 +62,9 @@ func TestHTTPRules(t *testing.T) {
 	d.opened(r, d.send(r))
 }
 
-// TestTooLarge is W8: memory is bounded by what arrives and by the limit.
+// TestTooLarge: memory is bounded by what arrives and by the limit.
+//
+// Attacks: W8
 func TestTooLarge(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -127,6 +129,8 @@ func (c *counted) Read(p []byte) (int, error) {
 
 // TestOverTheWire runs the whole over a real server, with a chunked body that
 // does not end among honest requests.
+//
+// Attacks: W8, R1
 func TestOverTheWire(t *testing.T) {
 	c := newCloud(t)
 	server := httptest.NewServer(c.gateway)
@@ -204,8 +208,10 @@ func TestDeviceHangsUp(t *testing.T) {
 	}
 }
 
-// TestStrangersLeaveNoTrace is H6: ten thousand forged messages cause no row and
+// TestStrangersLeaveNoTrace: ten thousand forged messages cause no row and
 // no line above debug, and the honest device connects meanwhile.
+//
+// Attacks: H6
 func TestStrangersLeaveNoTrace(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")

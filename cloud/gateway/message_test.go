@@ -24,7 +24,8 @@ func statuses(results []wire.Result) []wire.Status {
 	return out
 }
 
-func TestTelemetryIsStoredAsSampled(t *testing.T) { // O7 too
+// Attacks: O7
+func TestTelemetryIsStoredAsSampled(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
 	c.wait(time.Hour)
@@ -41,8 +42,10 @@ func TestTelemetryIsStoredAsSampled(t *testing.T) { // O7 too
 	}
 }
 
-// TestOnce is R5, R9, R10 and O6: a message takes effect once, whatever session
+// TestOnce: a message takes effect once, whatever session
 // brings it, and its id is one device's alone.
+//
+// Attacks: R5, R9, R10, O6
 func TestOnce(t *testing.T) {
 	c := newCloud(t)
 	x, y := c.connected("x"), c.connected("y")
@@ -81,6 +84,7 @@ func TestOnce(t *testing.T) {
 	}
 }
 
+// Attacks: R9
 func TestTheSameIDTwiceInOneRequest(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -95,8 +99,10 @@ func TestTheSameIDTwiceInOneRequest(t *testing.T) {
 	}
 }
 
-// TestInvalidMessages is O8 and O9: what can never be stored concerns itself
+// TestInvalidMessages: what can never be stored concerns itself
 // alone and leaves nothing behind.
+//
+// Attacks: A6, O8, O9
 func TestInvalidMessages(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -169,6 +175,7 @@ func TestInvalidMessages(t *testing.T) {
 	}
 }
 
+// Attacks: A6
 func TestDeviceLog(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")
@@ -335,6 +342,8 @@ func TestAnswersFitTheDevice(t *testing.T) {
 
 // TestBlocksFromBeforeTheClock: a block that was timed since boot gets its place
 // when the cloud knows where that boot lies, at once or later, and only once.
+//
+// Attacks: O7
 func TestBlocksFromBeforeTheClock(t *testing.T) {
 	c := newCloud(t)
 	d := c.add("roof-1")
@@ -431,6 +440,8 @@ func TestIdleExchange(t *testing.T) {
 
 // TestStrangeWords: names of attributes and values of every type are shown, not
 // obeyed.
+//
+// Attacks: A6
 func TestStrangeWords(t *testing.T) {
 	c := newCloud(t)
 	d := c.connected("roof-1")

@@ -30,6 +30,8 @@ type lossy struct {
 // TestEveryMessageTakesEffectOnce runs random sequences of handshakes, requests,
 // lost answers, repetitions in any order and restarts of the cloud, and compares
 // each answer with a model and, at the end, the samples with the messages.
+//
+// Attacks: R1, R2, R5, O6
 func TestEveryMessageTakesEffectOnce(t *testing.T) {
 	c := newCloud(t)
 	devices := 0

@@ -112,6 +112,8 @@ func TestEveryCutIsRefused(t *testing.T) {
 
 // A block may announce 4095 points by 4096 samples, 16 million values, in a few
 // kilobytes.
+//
+// Attacks: W15
 func TestBlockBombAllocatesNothing(t *testing.T) {
 	b := Telemetry{Inverter: "roof", Count: MaxSamples, T0: taken}
 	for p := range MaxPoints {
@@ -132,6 +134,8 @@ func TestBlockBombAllocatesNothing(t *testing.T) {
 
 // FuzzDecodePlain: nothing makes it panic, and there is one way to write what it
 // accepts.
+//
+// Attacks: W20
 func FuzzDecodePlain(f *testing.F) {
 	b := received(f, roof(), nil)
 	f.Add(b.Data, 2, 3)

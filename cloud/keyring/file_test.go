@@ -209,6 +209,8 @@ func TestParseRefuses(t *testing.T) {
 
 // FuzzParse: nothing makes it panic, and there is one spelling of what it takes,
 // but for white space.
+//
+// Attacks: W20
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(ring(idA, entry(idA, secret(1)))))
 	f.Add([]byte(ring(idB, entry(idA, secret(1)), entry(idB, secret(2)))))

@@ -159,6 +159,8 @@ func TestEveryByteCounts(t *testing.T) {
 }
 
 // TestRowIsBound opens wrapped keys in other rows than their own.
+//
+// Attacks: R20
 func TestRowIsBound(t *testing.T) {
 	r, other := newRing(t), newRing(t)
 	two := &Ring{primary: r.primary, keys: map[string]key.KEK{r.primary: r.keys[r.primary], other.primary: other.keys[other.primary]}}
@@ -237,6 +239,7 @@ func TestNothingToWrap(t *testing.T) {
 	}
 }
 
+// Attacks: A4
 func TestRingPrintsNoKey(t *testing.T) {
 	r := newRing(t)
 	secret := r.keys[r.primary].Secret()

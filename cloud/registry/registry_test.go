@@ -214,6 +214,8 @@ func TestDevicesTakeIt(t *testing.T) {
 }
 
 // TestNothingPrintsTheKey but Encode.
+//
+// Attacks: A4
 func TestNothingPrintsTheKey(t *testing.T) {
 	m := &memory{}
 	_, e, err := New(m, m, rand.Reader).Add(t.Context(), good(), now)

@@ -375,6 +375,8 @@ func (s *Store) turnTo(t *testing.T, use func(*writer)) {
 }
 
 // TestBusy: another process may hold the lock for longer than we wait.
+//
+// Attacks: R21, O10
 func TestBusy(t *testing.T) {
 	path := t.TempDir() + "/ecowatt.db"
 	s, other := openAt(t, path, Options{BusyTimeout: 1}), openAt(t, path, Options{})

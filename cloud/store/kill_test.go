@@ -18,6 +18,8 @@ const childDatabase = "ECOWATT_TEST_KILLED_DATABASE"
 
 // TestKill kills a process that commits, again and again: whatever it has
 // acknowledged is there, and nothing twice.
+//
+// Attacks: R5, R6, O1
 func TestKill(t *testing.T) {
 	if path := os.Getenv(childDatabase); path != "" {
 		commitUntilKilled(t, path)

@@ -130,8 +130,10 @@ func disabled(t *testing.T, s *Store, name string) {
 	})
 }
 
-// TestSessionCollision is H17: two sessions never share an id, and the first
+// TestSessionCollision: two sessions never share an id, and the first
 // one is not touched.
+//
+// Attacks: H17
 func TestSessionCollision(t *testing.T) {
 	s := open(t)
 	run(t, s)
@@ -151,6 +153,7 @@ func TestSessionCollision(t *testing.T) {
 	}
 }
 
+// Attacks: H7
 func TestBoundsOfHandshakes(t *testing.T) {
 	s := open(t)
 	run(t, s)

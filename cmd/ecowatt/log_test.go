@@ -15,6 +15,7 @@ import (
 	"ecowatt/cloud/audit"
 )
 
+// Attacks: A6
 func TestLog(t *testing.T) {
 	o := newOperator(t)
 	o.run(0, "device", "add", "roof-1", "--group", "north")

@@ -20,6 +20,8 @@ const killsPerRoof = 3
 // random moments, starts them again, and then compares what the simulator
 // served with what the cloud has stored: nothing twice, nothing invented, in
 // order, and missing only what was on its way when a process died.
+//
+// Attacks: O6, O7
 func TestKillAnything(t *testing.T) {
 	const roofs = 3
 	f := newFleet(t, roofs)

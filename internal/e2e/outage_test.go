@@ -91,6 +91,8 @@ func (r *recorder) recorded(path string) [][]byte {
 
 // What a proxy recorded is worth nothing to it: replayed, changed or cut, also
 // after a restart of the cloud, it is refused and has no effect.
+//
+// Attacks: R1, R4, O1
 func TestReplay(t *testing.T) {
 	f := newFleet(t, 1)
 	var proxy recorder

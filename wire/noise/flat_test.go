@@ -83,6 +83,7 @@ func flat(t *rapid.T, psk, prologue, device, cloud, payload []byte) (hs1, hs2, s
 	return hs1, hs2, sid, keys
 }
 
+// Attacks: H19
 func TestAgainstAFlatImplementation(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		secret := func(name string) []byte {

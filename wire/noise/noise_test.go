@@ -79,6 +79,7 @@ func (c vectorCase) initiate(tb testing.TB) (*Initiator, []byte) {
 	return i, hs1
 }
 
+// Attacks: H19
 func TestVectors(t *testing.T) {
 	for _, c := range vectors(t) {
 		t.Run(c.Name, func(t *testing.T) {
@@ -121,6 +122,8 @@ func TestVectors(t *testing.T) {
 
 // TestPublicVectors runs the vectors that come with the library through the
 // state that this package sets up, X25519 included.
+//
+// Attacks: H19
 func TestPublicVectors(t *testing.T) {
 	text, err := os.ReadFile("testdata/flynn_nnpsk0.txt")
 	if err != nil {
@@ -228,6 +231,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// Attacks: H1
 func TestNoKeyIsRefused(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nil": nil, "empty": {}, "31 bytes": bytes.Repeat([]byte{1}, 31), "33 bytes": bytes.Repeat([]byte{1}, 33), "zeros": make([]byte, 32),
@@ -252,6 +256,8 @@ func TestNoKeyIsRefused(t *testing.T) {
 
 // TestTheLibraryFailsOpen pins why there is a wrapper: with an empty key the
 // library completes a handshake with anybody, and it takes a key of zeros.
+//
+// Attacks: H1, H2
 func TestTheLibraryFailsOpen(t *testing.T) {
 	suite := flynn.NewCipherSuite(flynn.DH25519, flynn.CipherChaChaPoly, flynn.HashSHA256)
 	for name, psk := range map[string][]byte{"nil": nil, "empty": {}, "zeros": make([]byte, 32)} {
@@ -276,6 +282,8 @@ func TestTheLibraryFailsOpen(t *testing.T) {
 }
 
 // A stranger who speaks plain NN, with the length made to fit.
+//
+// Attacks: H2
 func TestPlainNNIsRefused(t *testing.T) {
 	header := wire.Handshake(wire.HS1, testID, testEpoch).Append(nil)
 	stranger, err := flynn.NewHandshakeState(flynn.Config{
@@ -298,6 +306,7 @@ func known(err error) bool {
 	return errors.Is(err, ErrRefused) || errors.Is(err, wire.ErrMalformed) || errors.Is(err, wire.ErrForeign)
 }
 
+// Attacks: W2, W3, W4, W5, H8
 func TestTamperedHS1(t *testing.T) {
 	for _, c := range vectors(t) {
 		refuse := func(what string, hs1 []byte) {
@@ -318,6 +327,7 @@ func TestTamperedHS1(t *testing.T) {
 	}
 }
 
+// Attacks: W2, W3, W4, W5, W7, H8, H11
 func TestTamperedHS2(t *testing.T) {
 	cases := vectors(t)
 	for n, c := range cases {
@@ -422,6 +432,7 @@ func (f forger) state(t *testing.T, psk key.PSK, prologue []byte, initiator bool
 	return s
 }
 
+// Attacks: H9
 func TestLowOrderKeysAreRefused(t *testing.T) {
 	psk := newPSK(t)
 	for _, point := range lowOrder {
@@ -507,6 +518,7 @@ func TestAcceptAllocatesNoMoreForMore(t *testing.T) {
 	}
 }
 
+// Attacks: H10
 func TestOneShot(t *testing.T) {
 	c := vectors(t)[0]
 	i, _ := c.initiate(t)
@@ -533,6 +545,8 @@ func TestOneShot(t *testing.T) {
 
 // A device whose random source repeats after a restart sends the same HS1, and
 // still gets other session keys, because the cloud's ephemeral key is fresh.
+//
+// Attacks: H16
 func TestConstantRandomnessOfADevice(t *testing.T) {
 	c := vectors(t)[0]
 	var keys [2]Secrets
@@ -555,6 +569,7 @@ func TestConstantRandomnessOfADevice(t *testing.T) {
 	}
 }
 
+// Attacks: W20
 func FuzzAccept(f *testing.F) {
 	for _, c := range vectors(f) {
 		f.Add([]byte(c.HS1))
@@ -576,6 +591,7 @@ func FuzzAccept(f *testing.F) {
 	})
 }
 
+// Attacks: W20
 func FuzzFinish(f *testing.F) {
 	for _, c := range vectors(f) {
 		f.Add([]byte(c.HS2))

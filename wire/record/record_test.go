@@ -180,6 +180,7 @@ func tamper(msg []byte, refuse func(what string, b []byte)) {
 	}
 }
 
+// Attacks: W1, W2, W3, W4, W5, W7, W10
 func TestTamperedRequest(t *testing.T) {
 	cases := vectors(t)
 	for n, c := range cases {
@@ -205,6 +206,7 @@ func TestTamperedRequest(t *testing.T) {
 	}
 }
 
+// Attacks: W2, W3, W4, W5, W7, W11
 func TestTamperedAnswer(t *testing.T) {
 	cases := vectors(t)
 	for n, c := range cases {
@@ -249,6 +251,8 @@ func forge(t *testing.T, c vectorCase, seq wire.Sequence, plain []byte) []byte {
 
 // TestPlaintext: what is wrong inside a valid seal is ErrSchema, and told from
 // what does not open.
+//
+// Attacks: W14
 func TestPlaintext(t *testing.T) {
 	c := vectors(t)[0]
 	length := func(n uint32, rest ...byte) []byte {
@@ -283,6 +287,8 @@ func TestPlaintext(t *testing.T) {
 }
 
 // A good HMAC around a bad tag, and the reverse, are the same refusal.
+//
+// Attacks: W12
 func TestBothSealsMatter(t *testing.T) {
 	c := vectors(t)[0]
 	req := bytes.Clone(c.Records[0].REQ)
@@ -311,6 +317,8 @@ func TestBothSealsMatter(t *testing.T) {
 
 // TestNoTwoAnswersShareAKey answers one request twice, as two replicas or a
 // restored database would: the two ciphertexts must have no keystream in common.
+//
+// Attacks: R14
 func TestNoTwoAnswersShareAKey(t *testing.T) {
 	c := vectors(t)[0]
 	mac := c.mac(t, 0)
@@ -367,6 +375,7 @@ func TestSealRefuses(t *testing.T) {
 	}
 }
 
+// Attacks: W20
 func FuzzOpenRequest(f *testing.F) {
 	for _, c := range vectors(f) {
 		for _, r := range c.Records {
@@ -384,6 +393,7 @@ func FuzzOpenRequest(f *testing.F) {
 	})
 }
 
+// Attacks: W20
 func FuzzOpenAnswer(f *testing.F) {
 	for _, c := range vectors(f) {
 		for _, r := range c.Records {
