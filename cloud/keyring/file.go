@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"ecowatt/internal/disk"
 	"ecowatt/key"
@@ -22,11 +24,13 @@ var (
 	ErrExposed = errors.New("a key ring must be its owner's alone")
 	// ErrFormat says that the content is not a key ring that this program knows.
 	ErrFormat = errors.New("not a valid key ring")
+	// ErrFull says that the file would become too large: there are hundreds of keys.
+	ErrFull = errors.New("the key ring is full: remove keys that wrap nothing")
 )
 
 const (
 	fileMode = 0o600
-	// maxFile bounds what is read; a key takes about 100 bytes.
+	// maxFile bounds what is read; a key takes about 150 bytes.
 	maxFile = 64 << 10
 	// formatVersion is the version of the file.
 	formatVersion = 1
@@ -43,8 +47,9 @@ type file struct {
 }
 
 type fileKey struct {
-	ID  string `json:"id"`  // 16 lower-case hexadecimal digits
-	Key []byte `json:"key"` // 32 bytes, in base64
+	ID   string    `json:"id"`   // 16 lower-case hexadecimal digits
+	Made time.Time `json:"made"` // in UTC, RFC 3339
+	Key  []byte    `json:"key"`  // 32 bytes, in base64
 }
 
 // Open reads the key ring at path. It refuses a file that others may read or
@@ -56,10 +61,12 @@ func Open(path string) (*Ring, error) {
 		return nil, fmt.Errorf("opening the key ring: %w", err)
 	}
 	defer clear(data)
-	r, err := parse(data)
+	c, err := parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("opening the key ring %s: %w", path, err)
 	}
+	r := &Ring{path: path, sum: sha256.Sum256(data)}
+	r.content.Store(c)
 	return r, nil
 }
 
@@ -82,23 +89,48 @@ func create(path string, random io.Reader) (*Ring, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	var id [idSize]byte
-	if _, err := io.ReadFull(random, id[:]); err != nil {
-		return nil, fmt.Errorf("drawing an id: %w", err)
-	}
-	kek, err := key.NewKEK(random)
+	first, err := Draw(random, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	r := &Ring{primary: hex.EncodeToString(id[:]), keys: map[string]key.KEK{hex.EncodeToString(id[:]): kek}}
-	secret := kek.Secret()
-	defer clear(secret[:])
-	data, err := json.MarshalIndent(file{formatVersion, r.primary, []fileKey{{r.primary, secret[:]}}}, "", "  ")
+	r := &Ring{path: path}
+	return r, r.write(&content{primary: first.ID, keys: map[string]kek{first.ID: first.kek}})
+}
+
+// write makes c the content of the file, durably, and then that of the ring.
+// When it fails both are what they were, unless the disk failed to say which of
+// the two the file is.
+func (r *Ring) write(c *content) error {
+	data, err := encode(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer clear(data)
-	return r, disk.WriteFile(disk.OS(filepath.Dir(path)), filepath.Base(path), append(data, '\n'), fileMode)
+	if len(data) > maxFile {
+		return ErrFull
+	}
+	if err := disk.WriteFile(disk.OS(filepath.Dir(r.path)), filepath.Base(r.path), data, fileMode); err != nil {
+		return err
+	}
+	r.sum = sha256.Sum256(data)
+	r.content.Store(c)
+	return nil
+}
+
+// encode writes a key ring, the keys by age.
+func encode(c *content) ([]byte, error) {
+	f := file{Format: formatVersion, Primary: c.primary}
+	defer func() { f.clear() }()
+	for _, k := range c.list() {
+		secret := c.keys[k.ID].key.Secret()
+		f.Keys = append(f.Keys, fileKey{ID: k.ID, Made: k.Made, Key: bytes.Clone(secret[:])})
+		clear(secret[:])
+	}
+	data, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(data, '\n'), nil
 }
 
 // readPrivate reads a file of which it has made sure that it is nobody else's.
@@ -134,34 +166,34 @@ func readPrivate(path string) ([]byte, error) {
 
 // parse reads the content of a key ring. Its errors wrap ErrFormat and repeat
 // nothing of the content but ids.
-func parse(data []byte) (*Ring, error) {
+func parse(data []byte) (*content, error) {
 	f, err := decode(data)
 	defer f.clear()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	r := &Ring{primary: f.Primary, keys: make(map[string]key.KEK, len(f.Keys))}
+	c := &content{primary: f.Primary, keys: make(map[string]kek, len(f.Keys))}
 	for i, k := range f.Keys {
-		kek, err := key.KEKFromBytes(k.Key)
+		secret, err := key.KEKFromBytes(k.Key)
 		switch {
 		case !validID(k.ID):
 			return nil, fmt.Errorf("%w: key %d: the id is not %d lower-case hexadecimal digits", ErrFormat, i+1, 2*idSize)
 		case err != nil:
 			return nil, fmt.Errorf("%w: key %s: %w", ErrFormat, k.ID, err)
-		case r.Knows(k.ID):
+		case c.knows(k.ID):
 			return nil, fmt.Errorf("%w: key %s is there twice", ErrFormat, k.ID)
 		}
-		for id, other := range r.keys {
-			if other.Equal(kek) {
+		for id, other := range c.keys {
+			if other.key.Equal(secret) {
 				return nil, fmt.Errorf("%w: keys %s and %s are the same", ErrFormat, id, k.ID)
 			}
 		}
-		r.keys[k.ID] = kek
+		c.keys[k.ID] = kek{secret, k.Made}
 	}
-	if !r.Knows(r.primary) {
+	if !c.knows(c.primary) {
 		return nil, fmt.Errorf("%w: the primary key is not among the keys", ErrFormat)
 	}
-	return r, nil
+	return c, nil
 }
 
 // decode reads the one spelling of a key ring. What encoding/json lets pass
@@ -177,7 +209,7 @@ func decode(data []byte) (file, error) {
 	case errors.As(err, &kind):
 		return f, fmt.Errorf("a value of the wrong type ends at byte %d", kind.Offset)
 	case err != nil:
-		return f, errors.New("a key is not base64")
+		return f, errors.New("a key is not base64, or a time not RFC 3339")
 	case f.Format != formatVersion:
 		return f, fmt.Errorf("format %d is not known here, only %d", f.Format, formatVersion)
 	}
@@ -189,7 +221,7 @@ func decode(data []byte) (file, error) {
 	var compact bytes.Buffer
 	defer func() { clear(compact.Bytes()) }()
 	if err := json.Compact(&compact, data); err != nil || !bytes.Equal(compact.Bytes(), again) {
-		return f, errors.New("other fields than format, primary, keys, id and key, or in another order or spelling")
+		return f, errors.New("other fields than format, primary, keys, id, made and key, or in another order or spelling")
 	}
 	return f, nil
 }

@@ -30,7 +30,9 @@ func ring(primary string, keys ...string) string {
 	return fmt.Sprintf("{\n  \"format\": 1,\n\t\"primary\": %q, \"keys\": [\n%s\n]}\r\n", primary, strings.Join(keys, ",\n"))
 }
 
-func entry(id, key string) string { return fmt.Sprintf(`{"id": %q, "key": %q}`, id, key) }
+func entry(id, key string) string {
+	return fmt.Sprintf(`{"id": %q, "made": "2026-06-21T12:00:00Z", "key": %q}`, id, key)
+}
 
 func writeFile(t *testing.T, content string, mode fs.FileMode) string {
 	t.Helper()
@@ -177,6 +179,10 @@ func TestParseRefuses(t *testing.T) {
 		"primary null":         edit(fmt.Sprintf("%q,", idA), "null,"),
 		"no keys":              ring(idA),
 		"keys null":            edit(`[`, `null, "x": [`),
+		"made null":            edit(`"2026-06-21T12:00:00Z"`, `null`),
+		"made in another zone": edit(`12:00:00Z`, `12:00:00+00:00`),
+		"made at no time":      edit(`12:00:00Z`, `noon`),
+		"no time":              edit(`"made": "2026-06-21T12:00:00Z", `, ``),
 		"key null":             edit(fmt.Sprintf("%q}", secret(1)), `null}`),
 		"key as a list":        edit(fmt.Sprintf("%q}", secret(1)), `[1,2]}`),
 		"entry null":           ring(idA, entry(idA, secret(1)), "null"),
@@ -228,7 +234,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(err)
 		}
 		want := fmt.Sprintf(`{"format":1,"primary":%q,"keys":[{"id":`, r.primary)
-		if !r.Knows(r.primary) || !strings.HasPrefix(compact.String(), want) {
+		if !r.knows(r.primary) || !strings.HasPrefix(compact.String(), want) {
 			t.Errorf("%q was taken for a key ring", data)
 		}
 	})

@@ -3,6 +3,11 @@
 // id; the primary one wraps, all of them unwrap. A wrapped key is bound to the
 // row that it stands in, so that it opens nowhere else.
 //
+// A Ring is one wrapper of keys, kept in a file. Nobody but package cloud, which
+// opens it, imports this package: the gateway, the registry and the store each
+// declare the few methods that they call, with keys and bytes for arguments. A
+// wrapper that asks a key management service implements the same methods.
+//
 // A wrapped key is
 //
 //	offset  bytes
@@ -18,9 +23,13 @@ package keyring
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -45,15 +54,32 @@ const (
 	labelSession = "ecowatt/1 keyring session"
 )
 
-// Ring is an open key ring. It does not change, and may be used from any goroutine.
+// Ring is an open key ring. It may be used from any goroutine, also while it
+// changes: who wraps or unwraps sees the ring before a change or after it.
 type Ring struct {
+	content atomic.Pointer[content]
+
+	mu   sync.Mutex // held while the ring changes; guards what follows
+	path string
+	sum  [sha256.Size]byte // of the file as it was last read or written
+}
+
+// content is what is on a ring. It is never changed, only replaced.
+type content struct {
 	primary string
-	keys    map[string]key.KEK
+	keys    map[string]kek
+}
+
+type kek struct {
+	key  key.KEK
+	made time.Time
 }
 
 // Knows reports whether the ring has the key-encryption key of that id.
-func (r *Ring) Knows(kek string) bool {
-	_, ok := r.keys[kek]
+func (r *Ring) Knows(id string) bool { return r.content.Load().knows(id) }
+
+func (c *content) knows(id string) bool {
+	_, ok := c.keys[id]
 	return ok
 }
 
@@ -65,13 +91,14 @@ func (r *Ring) WrapDevice(k key.Device, device string, id key.ID, epoch key.Epoc
 	}
 	secret := k.Secret()
 	defer clear(secret[:])
-	wrapped, err = r.wrap(secret[:], deviceRow(r.primary, device, id, epoch))
-	return r.primary, wrapped, err
+	c := r.content.Load()
+	wrapped, err = c.wrap(secret[:], deviceRow(c.primary, device, id, epoch))
+	return c.primary, wrapped, err
 }
 
 // UnwrapDevice is the inverse of WrapDevice. The error wraps ErrUnknownKEK or ErrUnwrap.
 func (r *Ring) UnwrapDevice(kek string, wrapped []byte, device string, id key.ID, epoch key.Epoch) (key.Device, error) {
-	secret, err := r.unwrap(kek, wrapped, deviceRow(kek, device, id, epoch))
+	secret, err := r.content.Load().unwrap(kek, wrapped, deviceRow(kek, device, id, epoch))
 	if err != nil {
 		return key.Device{}, fmt.Errorf("unwrapping the key of device %s, epoch %d: %w", device, epoch, err)
 	}
@@ -91,13 +118,14 @@ func (r *Ring) WrapSession(k key.Session, device string, sid [16]byte) (kek stri
 	}
 	secret := k.Secret()
 	defer clear(secret[:])
-	wrapped, err = r.wrap(secret[:], sessionRow(r.primary, device, sid))
-	return r.primary, wrapped, err
+	c := r.content.Load()
+	wrapped, err = c.wrap(secret[:], sessionRow(c.primary, device, sid))
+	return c.primary, wrapped, err
 }
 
 // UnwrapSession is the inverse of WrapSession. The error wraps ErrUnknownKEK or ErrUnwrap.
 func (r *Ring) UnwrapSession(kek string, wrapped []byte, device string, sid [16]byte) (key.Session, error) {
-	secret, err := r.unwrap(kek, wrapped, sessionRow(kek, device, sid))
+	secret, err := r.content.Load().unwrap(kek, wrapped, sessionRow(kek, device, sid))
 	if err != nil {
 		return key.Session{}, fmt.Errorf("unwrapping a session of device %s: %w", device, err)
 	}
@@ -109,8 +137,8 @@ func (r *Ring) UnwrapSession(kek string, wrapped []byte, device string, sid [16]
 	return k, nil
 }
 
-func (r *Ring) wrap(secret, row []byte) ([]byte, error) {
-	kek := r.keys[r.primary].Secret()
+func (c *content) wrap(secret, row []byte) ([]byte, error) {
+	kek := c.keys[c.primary].key.Secret()
 	defer clear(kek[:])
 	aead, err := chacha20poly1305.NewX(kek[:])
 	if err != nil {
@@ -121,12 +149,12 @@ func (r *Ring) wrap(secret, row []byte) ([]byte, error) {
 	return aead.Seal(nonce, nonce, secret, row), nil
 }
 
-func (r *Ring) unwrap(id string, wrapped, row []byte) ([]byte, error) {
-	k, ok := r.keys[id]
+func (c *content) unwrap(id string, wrapped, row []byte) ([]byte, error) {
+	k, ok := c.keys[id]
 	if !ok {
-		return nil, fmt.Errorf("%w %.40q", ErrUnknownKEK, id)
+		return nil, unknown(id)
 	}
-	kek := k.Secret()
+	kek := k.key.Secret()
 	defer clear(kek[:])
 	aead, err := chacha20poly1305.NewX(kek[:])
 	if err != nil || len(wrapped) < aead.NonceSize() {
@@ -138,6 +166,27 @@ func (r *Ring) unwrap(id string, wrapped, row []byte) ([]byte, error) {
 		return nil, ErrUnwrap
 	}
 	return secret, nil
+}
+
+// RewrapDevice wraps a wrapped device key anew, with the primary key-encryption
+// key. The key itself does not leave the ring.
+func (r *Ring) RewrapDevice(kek string, wrapped []byte, device string, id key.ID, epoch key.Epoch) (primary string, again []byte, err error) {
+	k, err := r.UnwrapDevice(kek, wrapped, device, id, epoch)
+	if err != nil {
+		return "", nil, err
+	}
+	defer k.Destroy()
+	return r.WrapDevice(k, device, id, epoch)
+}
+
+// RewrapSession is RewrapDevice for the keys of a session.
+func (r *Ring) RewrapSession(kek string, wrapped []byte, device string, sid [16]byte) (primary string, again []byte, err error) {
+	k, err := r.UnwrapSession(kek, wrapped, device, sid)
+	if err != nil {
+		return "", nil, err
+	}
+	defer k.Destroy()
+	return r.WrapSession(k, device, sid)
 }
 
 // deviceRow and sessionRow name a row, as associated data.

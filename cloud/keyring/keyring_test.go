@@ -25,6 +25,19 @@ func newRing(t *testing.T) *Ring {
 	return r
 }
 
+// ringOf is a ring of keys of others, without a file.
+func ringOf(primary string, keys map[string]kek) *Ring {
+	r := &Ring{}
+	r.content.Store(&content{primary: primary, keys: keys})
+	return r
+}
+
+// primary is the key that wraps.
+func (r *Ring) primary() (id string, k kek) {
+	c := r.content.Load()
+	return c.primary, c.keys[c.primary]
+}
+
 func newDeviceKey(t *testing.T) key.Device {
 	t.Helper()
 	k, err := key.NewDevice(rand.Reader)
@@ -91,7 +104,8 @@ func TestLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := r.keys[kek].Secret()
+	_, k1 := r.primary()
+	secret := k1.key.Secret()
 	aead, err := chacha20poly1305.NewX(secret[:])
 	if err != nil {
 		t.Fatal(err)
@@ -163,8 +177,10 @@ func TestEveryByteCounts(t *testing.T) {
 // Attacks: R20
 func TestRowIsBound(t *testing.T) {
 	r, other := newRing(t), newRing(t)
-	two := &Ring{primary: r.primary, keys: map[string]key.KEK{r.primary: r.keys[r.primary], other.primary: other.keys[other.primary]}}
-	alias := &Ring{primary: "another", keys: map[string]key.KEK{"another": r.keys[r.primary]}}
+	id, secret := r.primary()
+	otherID, otherSecret := other.primary()
+	two := ringOf(id, map[string]kek{id: secret, otherID: otherSecret})
+	alias := ringOf("another", map[string]kek{"another": secret})
 	device, session := newDeviceKey(t), newSessionKey(t)
 	kek, wd, err := r.WrapDevice(device, "roof", pskID, 1)
 	if err != nil {
@@ -194,11 +210,11 @@ func TestRowIsBound(t *testing.T) {
 		"another id":                       openDevice(r, kek, "roof", key.ID{1, 2, 4}, 1),
 		"another epoch":                    openDevice(r, kek, "roof", pskID, 2),
 		"epoch 2^24":                       openDevice(r, kek, "roof", pskID, 1<<24),
-		"another kek":                      openDevice(two, other.primary, "roof", pskID, 1),
+		"another kek":                      openDevice(two, otherID, "roof", pskID, 1),
 		"the same kek by another name":     openDevice(alias, "another", "roof", pskID, 1),
 		"session of another device":        openSession(r, kek, "root", sid),
 		"session of another id":            openSession(r, kek, "roof", [16]byte{1, 2, 4}),
-		"session of another kek":           openSession(two, other.primary, "roof", sid),
+		"session of another kek":           openSession(two, otherID, "roof", sid),
 		"session, kek by another name":     openSession(alias, "another", "roof", sid),
 		"a device key as a session":        err,
 		"a session as a device key":        err2,
@@ -242,10 +258,12 @@ func TestNothingToWrap(t *testing.T) {
 // Attacks: A4
 func TestRingPrintsNoKey(t *testing.T) {
 	r := newRing(t)
-	secret := r.keys[r.primary].Secret()
+	_, k := r.primary()
+	secret := k.key.Secret()
+	drawn := NewKey{kek: k}
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
-		fmt.Fprintf(&out, verb+verb, r, *r)
+		fmt.Fprintf(&out, verb+verb+verb+verb, r, *r.content.Load(), drawn, r.Keys())
 	}
 	for _, leak := range []string{hex.EncodeToString(secret[:4]), strings.Trim(fmt.Sprintf("%d", secret[:4]), "[]"), fmt.Sprintf("%#x, %#x", secret[0], secret[1]), string(secret[:4])} {
 		if strings.Contains(strings.ToLower(out.String()), leak) {
