@@ -91,13 +91,14 @@ func (s *supervised) once(ctx context.Context) string {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 25 * time.Second
 	err = cmd.Run()
-	if line := words.String(); line != "" {
+	line := words.String()
+	switch {
+	case err == nil:
+		return "it ended by itself"
+	case line != "" && cmd.ProcessState.Exited(): // it said why
 		return line
 	}
-	if err != nil {
-		return err.Error()
-	}
-	return "it ended by itself"
+	return err.Error()
 }
 
 func (s *supervised) openLog() (*os.File, error) {
