@@ -53,7 +53,11 @@ func all(t *testing.T) map[string]hidden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]hidden{"Content": content, "Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
+	storage, err := StorageFromSecret([]byte(pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]hidden{"Storage": storage, "Content": content, "Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
 }
 
 // Attacks: A4
@@ -146,7 +150,7 @@ func TestKeysDoNotCompareWithOperators(t *testing.T) {
 		_, err = c.Check("x", fset, []*ast.File{file}, nil)
 		return err
 	}
-	for _, role := range []string{"Device", "PSK", "Session", "KEK", "Token", "Content"} {
+	for _, role := range []string{"Device", "PSK", "Session", "KEK", "Token", "Content", "Storage"} {
 		if err := check("key." + role); err == nil || !strings.Contains(err.Error(), "cannot compare") && !strings.Contains(err.Error(), "cannot be compared") {
 			t.Errorf("key.%s == key.%s: %v; want a compile error", role, role, err)
 		}
@@ -208,6 +212,28 @@ func TestOtherKeysRefuseWrongLengths(t *testing.T) {
 	}
 	if _, err := SessionFromBytes(make([]byte, SessionSize)); !errors.Is(err, ErrWeak) {
 		t.Errorf("Session of zeros: %v", err)
+	}
+}
+
+func TestStorageFromSecret(t *testing.T) {
+	secret := make([]byte, MinStorageSecret)
+	for i := range secret {
+		secret[i] = byte(7 + i)
+	}
+	k, err := StorageFromSecret(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "35ad32243cc0bfff8e6bb929fcd8a08074bc7cc98d0d58a0128f604c12031342" // of another implementation of RFC 5869
+	if got := k.Secret(); hex.EncodeToString(got[:]) != want {
+		t.Errorf("derived %x, want %s", got, want)
+	}
+	other, err := StorageFromSecret(append(secret, 0))
+	if err != nil || other.Equal(k) || !k.Equal(k) {
+		t.Errorf("another secret makes the same key, or none: %v", err)
+	}
+	if _, err := StorageFromSecret(secret[1:]); !errors.Is(err, ErrLength) {
+		t.Errorf("a secret that is too short: %v", err)
 	}
 }
 

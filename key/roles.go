@@ -1,9 +1,11 @@
 package key
 
 import (
+	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 )
@@ -92,6 +94,45 @@ func (k KEK) Secret() (b [Size]byte) {
 
 // Equal compares in constant time.
 func (k KEK) Equal(o KEK) bool { return k.equal(o.secret) }
+
+// MinStorageSecret is the least length, in bytes, of what a Storage key is
+// derived from.
+const MinStorageSecret = 16
+
+// Storage seals the device keys that a gateway keeps on its disk.
+type Storage struct{ secret[storageRole] }
+
+type storageRole struct{}
+
+func (storageRole) role() string { return "Storage" }
+
+// labelStorage is the info of the derivation of a Storage key.
+const labelStorage = "ecowatt/1 storage"
+
+// StorageFromSecret derives a key from what the system keeps for the gateway:
+// HKDF-SHA-256 without salt (RFC 5869), info "ecowatt/1 storage". The secret must
+// have been drawn at random, for nothing makes guessing it slow: ErrLength when
+// it is shorter than MinStorageSecret.
+func StorageFromSecret(secret []byte) (Storage, error) {
+	if len(secret) < MinStorageSecret {
+		return Storage{}, fmt.Errorf("%w: %d bytes, at least %d are needed", ErrLength, len(secret), MinStorageSecret)
+	}
+	b, err := hkdf.Key(sha256.New, secret, nil, labelStorage, Size)
+	if err != nil {
+		return Storage{}, fmt.Errorf("deriving a storage key: %w", err)
+	}
+	return Storage{seal[storageRole](b)}, nil
+}
+
+// Secret returns a copy of the key; the caller clears it. Zeros when there is
+// no key.
+func (k Storage) Secret() (b [Size]byte) {
+	copy(b[:], k.bytes())
+	return b
+}
+
+// Equal compares in constant time.
+func (k Storage) Equal(o Storage) bool { return k.equal(o.secret) }
 
 // Token lets a person or a program in at the API. Whoever shows it is its
 // owner; the cloud keeps only its hash.
