@@ -5,7 +5,7 @@
 set -euo pipefail
 
 # program:package
-needs=(gcc:gcc mbpoll:mbpoll python3:python3 qemu-arm:qemu-user)
+needs=(gcc:gcc mbpoll:mbpoll python3:python3 qemu-arm:qemu-user zstd:zstd)
 
 missing=()
 for need in "${needs[@]}"; do

@@ -87,6 +87,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		"ecowatt device show":    &api.Device{},
 		"ecowatt telemetry show": &api.Samples{},
 		"ecowatt log":            &audit.Record{},
+		"ecowatt bench block":    &benchReport{},
 	} {
 		shown := block.FindStringSubmatch(documented[command])
 		if shown == nil {

@@ -23,6 +23,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newLogCommand(),
 		a.newSimCommand(),
 		a.newProbeCommand(),
+		a.newBenchCommand(),
 	)
 	root.Long = `ecowatt operates fleets of solar-inverter gateways: it serves the cloud that
 they report to, simulates inverters, and is the operator's command line.
