@@ -102,7 +102,8 @@ func (m *model) value(i int, v int64) int64 {
 		c.begin(v, i == 0)
 		return v
 	}
-	p := m.predict(i)
+	var p prediction
+	m.predict(i, &p)
 	step := v - c.last
 	unit := int64(1)
 	if c.steps == unitAfter && c.unit > 1 {

@@ -28,9 +28,8 @@ type prediction struct {
 	over  [1 + tracked]int64
 }
 
-// predict guesses the next value of column i.
-func (m *model) predict(i int) prediction {
-	var p prediction
+// predict guesses the next value of column i, into an empty p.
+func (m *model) predict(i int, p *prediction) {
 	c := &m.columns[i]
 	if i == 0 {
 		if c.level > 0 {
@@ -39,18 +38,17 @@ func (m *model) predict(i int) prediction {
 		if c.drift <= c.stay {
 			p.step = p.drift
 		}
-		return p
+		return
 	}
 	p.drift = clamp(c.step, farthest>>4) << 4
 	score := c.stay
 	if i <= tracked && c.level > 0 {
-		score = m.consult(i, &p)
+		score = m.consult(i, p)
 	}
 	if c.drift < score {
 		p.step, score = p.drift, c.drift
 	}
 	p.step = confide(p.step, c.stay, score)
-	return p
 }
 
 // consult guesses by the other points of this sample, and returns the score of
