@@ -245,6 +245,12 @@ func TestBusLineDown(t *testing.T) {
 		if _, err := b.Do(t.Context(), readOf(2)); err != nil {
 			t.Error(err)
 		}
+		p.errs[1] = []error{ErrLine} // what the line did in former times counts no more
+		b.Do(t.Context(), readOf(1))
+		_, err = b.Do(t.Context(), readOf(2))
+		if back, ok := errors.AsType[*BackoffError](err); !ok || back.Times != 1 {
+			t.Errorf("down again: %v", err)
+		}
 	})
 }
 
@@ -308,29 +314,20 @@ func TestBusContext(t *testing.T) {
 	})
 }
 
-// TestBusTurnAtTheLastMoment: a turn that comes just when its request gives up
-// goes on to the next one.
+// TestBusTurnAtTheLastMoment: a turn that comes just when its request is given
+// up goes on to the next one.
 func TestBusTurnAtTheLastMoment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for range 100 {
-			p := newPlant(t)
-			p.takes[1] = time.Second
-			b := NewBus(p, BusOptions{})
-			var all sync.WaitGroup
-			all.Go(func() { b.Do(t.Context(), readOf(1)) })
-			synctest.Wait()
-			all.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				defer cancel()
-				b.Do(ctx, readOf(2))
-			})
-			synctest.Wait()
-			if _, err := b.Do(t.Context(), readOf(3)); err != nil {
-				t.Error(err)
-			}
-			all.Wait()
-		}
-	})
+	b := NewBus(newPlant(t), BusOptions{})
+	given, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		b.Do(given, readOf(1))
+	}
+	limited, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := b.Do(limited, readOf(1)); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestBusOverAClient: a bus and a real client, whose peer comes and goes.

@@ -96,7 +96,7 @@ func NewClient(address string, o ClientOptions) *Client {
 //   - When a request was given up, and its answer may be taken for that to the
 //     next one, the unit is first asked to read another number of registers.
 //     Since units answer in the order in which they are asked, nothing late
-//     comes after that.
+//     comes after that. (When it refuses that, the line must become quiet again.)
 //   - Two answers that differ are none.
 func NewRTUClient(address string, o ClientOptions) *Client {
 	o = o.withDefaults()

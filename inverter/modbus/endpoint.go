@@ -24,8 +24,9 @@ const (
 	KindHTTP                   // RTU frames in HTTP requests, the original simulator's interface
 )
 
-// Endpoint says where units are and how they are reached. Two that are the same
-// line are equal.
+// Endpoint says where units are and how they are reached. Those that are equal
+// are one line, and share a Bus; a device or an address with two sets of settings
+// is a mistake.
 type Endpoint struct {
 	Kind    Kind
 	Address string // host:port; of KindHTTP the base URL; of KindRTU empty

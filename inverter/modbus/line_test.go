@@ -139,10 +139,18 @@ func TestRTUOverTCPListensFirst(t *testing.T) {
 			far.Write([]byte(staleFrame))
 			io.ReadFull(far, make([]byte, 8))
 			far.Write([]byte(answerFrame))
+			// What comes unasked is seen when the next request is to be sent.
+			far.Write([]byte(staleFrame))
+			time.Sleep(options.Quiet / 2)
+			far.Write([]byte(staleFrame))
+			io.ReadFull(far, make([]byte, 8))
+			far.Write([]byte(answerFrame))
 			far.Close()
 		})))
-		if got, err := c.Do(t.Context(), reading); err != nil || fmt.Sprint(got) != "[1 2]" {
-			t.Errorf("got %v, %v", got, err)
+		for range 2 {
+			if got, err := c.Do(t.Context(), reading); err != nil || fmt.Sprint(got) != "[1 2]" {
+				t.Errorf("got %v, %v", got, err)
+			}
 		}
 	})
 }
@@ -304,6 +312,24 @@ func TestLateRefusalOfAWrite(t *testing.T) {
 		if fmt.Sprintf("%q", requests) != fmt.Sprintf("%q", want) {
 			t.Errorf("asked %q, want %q", requests, want)
 		}
+	})
+}
+
+// TestLateRefusals: when the unit also refuses what it is asked to catch up, its
+// late refusals are waited for, and not taken for the next request's.
+func TestLateRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newLineRig(t, modbus.Line{})
+		wait := r.device(8)
+		r.wants(r.do(reading), "no answer")
+		wait()
+		refusal := string(frame(17, 0x83, 2))
+		wait = r.device(8, refusal, 100*time.Millisecond, refusal, 8, answerFrame)
+		r.wants(r.do(reading), "[1 2]")
+		wait()
+		wait = r.device(8, answerFrame) // all is well again
+		r.wants(r.do(reading), "[1 2]")
+		wait()
 	})
 }
 

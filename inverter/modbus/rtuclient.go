@@ -107,15 +107,14 @@ func (x *rtu) catchUp(ctx context.Context, c conn, r Request) error {
 	if !confusable(x.lost, r) {
 		return nil
 	}
-	p := probe(x.lost, r)
-	for refusals := range len(x.lost) + 1 {
-		pdu, err := x.ask(ctx, c, p)
-		if err != nil {
+	pdu, err := x.ask(ctx, c, probe(x.lost, r))
+	if err != nil {
+		return err
+	}
+	if pdu[0]&failed != 0 { // a refusal has no form of its own: it may be late itself
+		x.unsettled = time.Now()
+		if err := x.listen(ctx, c); err != nil {
 			return err
-		}
-		// A refusal has no form of its own, but there is at most one for each request.
-		if pdu[0]&failed == 0 || refusals == len(x.lost) {
-			break
 		}
 	}
 	x.lost = slices.DeleteFunc(x.lost, func(l lost) bool { return l.request.Unit == r.Unit })

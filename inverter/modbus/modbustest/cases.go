@@ -121,6 +121,11 @@ func (tr Transport) noises() []testCase {
 		{"a late answer, then the answer", func(d *device, c io.ReadWriteCloser, q message) {
 			write(c, append(other(d, q), d.truth(q)...))
 		}, beside},
+		{"a late answer, then the answer in pieces", func(d *device, c io.ReadWriteCloser, q message) {
+			write(c, append(other(d, q), d.truth(q)[:4]...))
+			time.Sleep(d.quiet / 4)
+			write(c, d.truth(q)[4:])
+		}, beside},
 		{"the answer, then a late one", func(d *device, c io.ReadWriteCloser, q message) {
 			write(c, append(d.truth(q), other(d, q)...))
 		}, beside},
