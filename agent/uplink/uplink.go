@@ -302,7 +302,8 @@ func (u *Uplink) shakeHands(ctx context.Context) (event, error) {
 	c := u.credential()
 	psk := c.Key.NoisePSK(wire.Suite1)
 	defer psk.Destroy()
-	handshake, hs1, err := noise.Initiate(psk, c.ID, c.Epoch, u.o.Random)
+	random := hedge{random: u.o.Random, key: c.Key, boot: u.o.Boot, now: u.o.Now()}
+	handshake, hs1, err := noise.Initiate(psk, c.ID, c.Epoch, random)
 	if err != nil {
 		return event{kind: badWelcome}, err
 	}
