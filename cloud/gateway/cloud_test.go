@@ -48,7 +48,7 @@ type cloud struct {
 	ring    *countingRing
 	random  *countingReader
 	store   *store.Store
-	reads   atomic.Int64 // of credentials
+	reads   atomic.Int64 // of what an HS1 is judged by
 	gateway *gateway.Gateway
 	stop    func()
 	log     lockedBuffer
@@ -530,15 +530,20 @@ func (r *countingReader) Read(p []byte) (int, error) {
 	return io.ReadFull(rand.Reader, p)
 }
 
-// countingStore counts look-ups of credentials.
+// countingStore counts look-ups of what an HS1 is judged by.
 type countingStore struct {
 	gateway.Store
 	cloud *cloud
 }
 
-func (s *countingStore) Credential(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Credential, error) {
+func (s *countingStore) Credential(ctx context.Context, id key.ID) (session.Credential, error) {
 	s.cloud.reads.Add(1)
-	return s.Store.Credential(ctx, id, hs1, at)
+	return s.Store.Credential(ctx, id)
+}
+
+func (s *countingStore) Past(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Past, error) {
+	s.cloud.reads.Add(1)
+	return s.Store.Past(ctx, id, hs1, at)
 }
 
 // lockedBuffer collects the log.

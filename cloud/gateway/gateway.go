@@ -31,9 +31,12 @@ import (
 // that a handshake is. Errors that are none of package session's mean that the
 // store cannot do it now.
 type Reader interface {
-	// Credential returns a key and what there is to know about an HS1 with this
-	// hash, or session.ErrUnknown.
-	Credential(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Credential, error)
+	// Credential returns a key, with what it says of the past of its device, or
+	// session.ErrUnknown.
+	Credential(ctx context.Context, id key.ID) (session.Credential, error)
+	// Past returns all there is to know about an HS1 with this hash that was made
+	// with the key, or session.ErrUnknown.
+	Past(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Past, error)
 	// Establish stores a session that session.Past.Admit admits, in one
 	// transaction, and returns the HS2 to send: the offer's, or that of a
 	// concurrent copy of the same HS1 which came first.

@@ -30,17 +30,17 @@ func newNobody(keys Keys, random io.Reader) (session.Credential, error) {
 	return nobody, nil
 }
 
-// handshake answers an HS1 (protocol, section 7, rule 1). Before the tag is
-// checked all of them cost the same; before work on the curve, repetitions and
-// devices that ask too often are out.
+// handshake answers an HS1 (protocol, section 7, rule 1). Whoever does not hold
+// the key of a device that may shake hands costs one look-up, one key to unwrap
+// and one tag to check, whatever is wrong; before work on the curve, repetitions
+// and devices that ask too often are out.
 func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) {
 	now := g.now()
 	header, err := wire.Parse(hs1, wire.HS1)
 	if err != nil {
 		return nil, malformed(err)
 	}
-	hash := session.Hash(hs1)
-	c, err := g.store.Credential(ctx, header.KeyID(), hash, now)
+	c, err := g.store.Credential(ctx, header.KeyID())
 	unknown := errors.Is(err, session.ErrUnknown)
 	if err != nil && !unknown {
 		return nil, g.unavailable(ctx, "looking up a key", err)
@@ -61,6 +61,13 @@ func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) 
 		return nil, refuse(wire.HandshakeOldEpoch)
 	case err != nil || header.Epoch() != c.Epoch:
 		return nil, refuse(wire.HandshakeBadTag)
+	case c.Past.Barred:
+		return nil, refuse(wire.HandshakeDisabled)
+	}
+	hash := session.Hash(hs1)
+	c.Past, err = g.store.Past(ctx, c.ID, hash, now)
+	if err != nil {
+		return nil, g.handshakeRefused(ctx, err)
 	}
 	again, _, err := c.Past.Admit(now)
 	if err != nil {

@@ -56,7 +56,8 @@ func TestPlans(t *testing.T) {
 		"audit by device": {byDevice, byDeviceArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
 		"audit, last of":  {lastOf, lastOfArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
 		"audit, last":     {last, lastArgs, []string{"SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)"}},
-		"key":             {selectPast, none[:3], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
+		"key":             {selectKey, none[:1], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
+		"past":            {selectPast, none[:3], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
 		"session":         {selectSession, none[:1], []string{"SEARCH s USING INDEX sqlite_autoindex_session_1 (sid=?)"}},
 	} {
 		got := plan(t, s, c.query, c.args...)

@@ -150,7 +150,7 @@ func (s *Store) blocks(ctx context.Context, q ingest.Query, after place) ([]stor
 
 // queries are the prepared statements of the reads that run over and over.
 type queries struct {
-	inverter, blocks, past, session *sql.Stmt
+	inverter, blocks *sql.Stmt
 }
 
 // prepareQueries prepares them; they are closed with db.
@@ -164,8 +164,6 @@ func prepareQueries(ctx context.Context, db *sql.DB) (queries, error) {
 	q := queries{
 		inverter: prepare(selectInverter),
 		blocks:   prepare(selectBlocks),
-		past:     prepare(selectPast),
-		session:  prepare(selectSession),
 	}
 	return q, unavailable(errors.Join(errs...))
 }

@@ -2,12 +2,14 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math"
 	"time"
 
+	"github.com/ncruces/go-sqlite3"
+
+	"ecowatt"
 	"ecowatt/cloud/session"
 	"ecowatt/key"
 )
@@ -15,35 +17,57 @@ import (
 // everySession is a number beyond those of all handshakes.
 const everySession = math.MaxInt64
 
-// selectPast is what an HS1 is judged by: the same within the transaction that
-// decides and outside of it.
-const selectPast = `SELECT d.id, d.hs_no, d.hs_rate, k.epoch, k.state <> 'active' OR d.disabled <> 0,
-	EXISTS (SELECT 1 FROM hs_seen h WHERE h.device = d.id AND h.epoch = k.epoch AND h.hs1_hash = $1),
-	(SELECT s.hs2 FROM session s WHERE s.device = d.id AND s.epoch = k.epoch AND s.hs1_hash = $1
-		AND s.state = 'pending' AND s.expires_at > $2),
-	d.name, k.state, k.kek, k.wrapped
-	FROM device_key k JOIN device d ON d.id = k.device WHERE k.psk_id = $3`
+// selectKey finds a key without a look at what else is known of its device:
+// whoever asks has proved nothing yet.
+const selectKey = `SELECT d.id, d.name, k.epoch, k.state <> 'active' OR d.disabled <> 0, k.state = 'retired', k.kek, k.wrapped
+	FROM device_key k JOIN device d ON d.id = k.device WHERE k.psk_id = $1`
 
-// Credential returns the key with this id and the past of its device as an HS1
-// with this hash meets it at that time. A key that is not there is
-// session.ErrUnknown.
-func (s *Store) Credential(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Credential, error) {
+// Credential returns the key with this id, and of the past of its device what
+// the key itself says. A key that is not there is session.ErrUnknown.
+func (s *Store) Credential(ctx context.Context, id key.ID) (session.Credential, error) {
 	c := session.Credential{ID: id}
-	var (
-		number int64
-		state  string
-		kek    sql.NullString
-	)
-	err := s.queries.past.QueryRowContext(ctx, hs1[:], millis(at), id[:]).Scan(
-		&c.Device, &number, &c.Past.Bucket, &c.Epoch, &c.Past.Barred, &c.Past.Seen, &c.Past.Pending, &c.Name, &state, &kek, &c.Wrapped)
-	if errors.Is(err, sql.ErrNoRows) {
+	found, err := s.lookups.row(ctx, selectKey, func(st *sqlite3.Stmt) error {
+		return st.BindBlob(1, id[:])
+	}, func(st *sqlite3.Stmt) {
+		c.Device, c.Name = st.ColumnInt64(0), ecowatt.DeviceID(st.ColumnText(1))
+		c.Epoch, c.Past.Barred, c.Retired = key.Epoch(st.ColumnInt64(2)), st.ColumnBool(3), st.ColumnBool(4)
+		c.KEK, c.Wrapped = st.ColumnText(5), st.ColumnBlob(6, nil)
+	})
+	if err == nil && !found {
 		err = session.ErrUnknown
 	}
 	if err != nil {
 		return session.Credential{}, fmt.Errorf("reading a key: %w", unavailable(err))
 	}
-	c.KEK, c.Retired = kek.String, state == "retired"
 	return c, nil
+}
+
+// selectPast is what an HS1 is judged by: the same within the transaction that
+// decides and outside of it.
+const selectPast = `SELECT d.id, d.hs_no, d.hs_rate, k.epoch, k.state <> 'active' OR d.disabled <> 0,
+	EXISTS (SELECT 1 FROM hs_seen h WHERE h.device = d.id AND h.epoch = k.epoch AND h.hs1_hash = $1),
+	(SELECT s.hs2 FROM session s WHERE s.device = d.id AND s.epoch = k.epoch AND s.hs1_hash = $1
+		AND s.state = 'pending' AND s.expires_at > $2)
+	FROM device_key k JOIN device d ON d.id = k.device WHERE k.psk_id = $3`
+
+// Past returns the past of the device of a key, as an HS1 with this hash meets
+// it at that time. A key that is not there, or not any more, is
+// session.ErrUnknown.
+func (s *Store) Past(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Past, error) {
+	var p session.Past
+	found, err := s.lookups.row(ctx, selectPast, func(st *sqlite3.Stmt) error {
+		return errors.Join(st.BindBlob(1, hs1[:]), st.BindInt64(2, millis(at)), st.BindBlob(3, id[:]))
+	}, func(st *sqlite3.Stmt) {
+		p.Bucket, p.Barred, p.Seen = session.Bucket(st.ColumnInt64(2)), st.ColumnBool(4), st.ColumnBool(5)
+		p.Pending = st.ColumnBlob(6, nil)
+	})
+	if err == nil && !found {
+		err = session.ErrUnknown
+	}
+	if err != nil {
+		return session.Past{}, fmt.Errorf("reading the past of a device: %w", unavailable(err))
+	}
+	return p, nil
 }
 
 // Establish stores the session of an offer and returns its HS2, unless the
@@ -198,15 +222,19 @@ const selectSession = `SELECT s.device, d.name, s.epoch, s.hs_no, s.state = 'pen
 // there, or not any more, is session.ErrUnknown.
 func (s *Store) Session(ctx context.Context, sid [16]byte) (session.Session, error) {
 	x := session.Session{SID: sid}
-	var expires int64
-	err := s.queries.session.QueryRowContext(ctx, sid[:]).Scan(
-		&x.Device, &x.Name, &x.Epoch, &x.Handshake, &x.Pending, &x.LastSeq, &expires, &x.KEK, &x.Wrapped)
-	if errors.Is(err, sql.ErrNoRows) {
+	found, err := s.lookups.row(ctx, selectSession, func(st *sqlite3.Stmt) error {
+		return st.BindBlob(1, sid[:])
+	}, func(st *sqlite3.Stmt) {
+		x.Device, x.Name = st.ColumnInt64(0), ecowatt.DeviceID(st.ColumnText(1))
+		x.Epoch, x.Handshake = key.Epoch(st.ColumnInt64(2)), st.ColumnInt64(3)
+		x.Pending, x.LastSeq = st.ColumnBool(4), session.Sequence(st.ColumnInt64(5))
+		x.Expires, x.KEK, x.Wrapped = moment(st.ColumnInt64(6)), st.ColumnText(7), st.ColumnBlob(8, nil)
+	})
+	if err == nil && !found {
 		err = session.ErrUnknown
 	}
 	if err != nil {
 		return session.Session{}, fmt.Errorf("reading a session: %w", unavailable(err))
 	}
-	x.Expires = moment(expires)
 	return x, nil
 }

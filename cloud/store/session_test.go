@@ -38,41 +38,55 @@ func TestCredential(t *testing.T) {
 		t.Fatal(err)
 	}
 	offer := offerOf(n.Key.ID, 1, noon)
-	read := func(hs1 [32]byte, at time.Time) session.Credential {
+	read := func() session.Credential {
 		t.Helper()
-		c, err := s.Credential(t.Context(), n.Key.ID, hs1, at)
+		c, err := s.Credential(t.Context(), n.Key.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
+	past := func(hs1 [32]byte, at time.Time) session.Past {
+		t.Helper()
+		p, err := s.Past(t.Context(), n.Key.ID, hs1, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
 	want := session.Credential{Device: 1, Name: "roof-1", ID: n.Key.ID, Epoch: 1, KEK: n.Key.KEK, Wrapped: n.Key.Wrapped}
-	if diff := cmp.Diff(want, read(offer.HS1, noon)); diff != "" {
-		t.Errorf("before its first handshake (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, read()); diff != "" {
+		t.Errorf("a key (-want +got):\n%s", diff)
+	}
+	if got := past(offer.HS1, noon); !cmp.Equal(got, session.Past{}) {
+		t.Errorf("before its first handshake: %+v", got)
 	}
 	if _, err := s.Establish(t.Context(), offer); err != nil {
 		t.Fatal(err)
 	}
-	want.Past = session.Past{Seen: true, Pending: offer.HS2, Bucket: session.Bucket(noon.Add(time.Minute).UnixMilli())}
-	if diff := cmp.Diff(want, read(offer.HS1, noon)); diff != "" {
+	waits := session.Past{Seen: true, Pending: offer.HS2, Bucket: session.Bucket(noon.Add(time.Minute).UnixMilli())}
+	if diff := cmp.Diff(waits, past(offer.HS1, noon)); diff != "" {
 		t.Errorf("while the session waits (-want +got):\n%s", diff)
 	}
-	want.Past.Pending = nil
-	if diff := cmp.Diff(want, read(offer.HS1, noon.Add(session.PendingTime))); diff != "" {
+	waits.Pending = nil
+	if diff := cmp.Diff(waits, past(offer.HS1, noon.Add(session.PendingTime))); diff != "" {
 		t.Errorf("after it has waited (-want +got):\n%s", diff)
 	}
-	want.Past.Seen = false
-	if diff := cmp.Diff(want, read([32]byte{}, noon)); diff != "" {
+	waits.Seen = false
+	if diff := cmp.Diff(waits, past([32]byte{}, noon)); diff != "" {
 		t.Errorf("other bytes (-want +got):\n%s", diff)
 	}
-	if _, err := s.Credential(t.Context(), key.ID{1}, offer.HS1, noon); !errors.Is(err, session.ErrUnknown) {
+	if _, err := s.Credential(t.Context(), key.ID{1}); !errors.Is(err, session.ErrUnknown) {
 		t.Errorf("an unknown key: %v", err)
+	}
+	if _, err := s.Past(t.Context(), key.ID{1}, offer.HS1, noon); !errors.Is(err, session.ErrUnknown) {
+		t.Errorf("the past of an unknown key: %v", err)
 	}
 	do(t, s, func(tx *Tx) error {
 		_, err := tx.w.exec(`UPDATE device_key SET state = 'retired', kek = NULL, wrapped = NULL`)
 		return err
 	})
-	if c := read(offer.HS1, noon); !c.Retired || !c.Past.Barred || c.KEK != "" || c.Wrapped != nil {
+	if c := read(); !c.Retired || !c.Past.Barred || c.KEK != "" || c.Wrapped != nil {
 		t.Errorf("retired: %+v", c)
 	}
 }

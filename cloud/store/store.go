@@ -12,7 +12,7 @@
 //
 // # Reading
 //
-// Reads use a pool of connections beside the writer and see the last commit.
+// Reads use connections beside the writer and see the last commit.
 //
 // # Words of SQL
 //
@@ -41,7 +41,7 @@ var (
 
 // Options of a store; the zero value is ready to use.
 type Options struct {
-	Readers     int           // connections that read, default 4
+	Readers     int           // connections that read, default 4; as many more look up what devices name
 	BusyTimeout time.Duration // how long to wait for another process's lock, default 5 s
 	GroupSize   int           // most units in one transaction, default 256
 	QueueSize   int           // units that may wait; then Commit blocks; default 1024
@@ -69,6 +69,7 @@ type Store struct {
 	options Options
 	read    *sql.DB
 	queries queries
+	lookups lookups
 
 	turn   chan struct{} // holds one token: who takes it may use writer; closed by Close
 	writer *writer
@@ -103,6 +104,9 @@ func Open(ctx context.Context, path string, options Options) (*Store, error) {
 	if s.read, err = openReaders(path, options); err == nil {
 		s.queries, err = prepareQueries(ctx, s.read)
 	}
+	if err == nil {
+		s.lookups, err = openLookups(ctx, path, options)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s to read: %w", path, err), s.Close())
 	}
@@ -124,7 +128,7 @@ func (s *Store) Close() error {
 		if s.read != nil {
 			err = s.read.Close()
 		}
-		err = errors.Join(err, s.writer.close())
+		err = errors.Join(err, s.lookups.close(), s.writer.close())
 	})
 	return err
 }

@@ -7,47 +7,54 @@ import (
 	"github.com/ncruces/go-sqlite3"
 )
 
-// writer is the connection that writes, with its prepared statements. It talks
-// to SQLite directly: database/sql costs a third of an exchange's time in the
-// database. It is not safe for concurrent use.
-type writer struct {
+// writer is the connection that writes.
+type writer struct{ connection }
+
+// connection is a connection with its prepared statements. It talks to SQLite
+// directly: database/sql costs a third of an exchange's time in the database. It
+// is not safe for concurrent use.
+type connection struct {
 	conn       *sqlite3.Conn
 	statements map[string]*sqlite3.Stmt
 }
 
+func newConnection(conn *sqlite3.Conn) connection {
+	return connection{conn: conn, statements: map[string]*sqlite3.Stmt{}}
+}
+
 // prepare returns the statement for query, kept for the next time: the set of
 // queries is the constant text of this package.
-func (w *writer) prepare(query string) (*sqlite3.Stmt, error) {
-	if st, ok := w.statements[query]; ok {
+func (c *connection) prepare(query string) (*sqlite3.Stmt, error) {
+	if st, ok := c.statements[query]; ok {
 		return st, nil
 	}
-	st, tail, err := w.conn.PrepareFlags(query, sqlite3.PREPARE_PERSISTENT)
+	st, tail, err := c.conn.PrepareFlags(query, sqlite3.PREPARE_PERSISTENT)
 	if err != nil {
 		return nil, err
 	}
 	if tail != "" {
 		return nil, errors.Join(fmt.Errorf("more than one statement: %.40q", query), st.Close())
 	}
-	w.statements[query] = st
+	c.statements[query] = st
 	return st, nil
 }
 
 // exec runs a statement without result and returns how many rows it changed.
-func (w *writer) exec(query string, args ...any) (int64, error) {
-	st, err := w.bind(query, args)
+func (c *connection) exec(query string, args ...any) (int64, error) {
+	st, err := c.bind(query, args)
 	if err != nil {
 		return 0, err
 	}
 	if err := errors.Join(st.Exec(), st.ClearBindings()); err != nil {
 		return 0, err
 	}
-	return w.conn.Changes(), nil
+	return c.conn.Changes(), nil
 }
 
 // row runs a statement with at most one row of result, scans it into dest
 // (*int64, *string, *[]byte; NULL is 0, "", nil) and reports whether there was one.
-func (w *writer) row(query string, args []any, dest ...any) (bool, error) {
-	st, err := w.bind(query, args)
+func (c *connection) row(query string, args []any, dest ...any) (bool, error) {
+	st, err := c.bind(query, args)
 	if err != nil {
 		return false, err
 	}
@@ -69,8 +76,8 @@ func (w *writer) row(query string, args []any, dest ...any) (bool, error) {
 	return found && err == nil, errors.Join(err, st.Reset(), st.ClearBindings())
 }
 
-func (w *writer) bind(query string, args []any) (*sqlite3.Stmt, error) {
-	st, err := w.prepare(query)
+func (c *connection) bind(query string, args []any) (*sqlite3.Stmt, error) {
+	st, err := c.prepare(query)
 	if err != nil {
 		return nil, err
 	}
@@ -122,12 +129,12 @@ func (w *writer) transact(do func() error) (err error) {
 	return err
 }
 
-func (w *writer) close() error {
+func (c *connection) close() error {
 	var errs []error
-	for _, st := range w.statements {
+	for _, st := range c.statements {
 		errs = append(errs, st.Close())
 	}
-	return errors.Join(append(errs, w.conn.Close())...)
+	return errors.Join(append(errs, c.conn.Close())...)
 }
 
 // unavailable marks an error of the database that says nothing of what was
