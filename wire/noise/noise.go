@@ -106,14 +106,23 @@ type Responder struct {
 }
 
 // Accept checks HS1 against a key. It computes hashes and one tag, and nothing
-// on the curve: whoever does not hold the key costs no more than that. The error
-// is ErrRefused, or wraps wire.ErrForeign or wire.ErrMalformed.
+// on the curve: whoever does not hold the key costs no more than that (see
+// proves; the library then finds the same). The error is ErrRefused, or wraps
+// wire.ErrForeign or wire.ErrMalformed.
 func Accept(psk key.PSK, hs1 []byte) (*Responder, error) { return accept(psk, hs1, &curve{}) }
 
 func accept(psk key.PSK, hs1 []byte, c *curve) (*Responder, error) {
 	header, err := wire.Parse(hs1, wire.HS1)
 	if err != nil {
 		return nil, err
+	}
+	if psk.IsZero() {
+		return nil, ErrNoKey
+	}
+	secret := psk.Secret()
+	defer clear(secret[:])
+	if !proves(&secret, hs1) {
+		return nil, ErrRefused
 	}
 	state, err := begin(psk, hs1[:wire.HeaderSize], false, c)
 	if err != nil {

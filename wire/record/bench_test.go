@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,7 +45,48 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// BenchmarkAnswer does the same for an answer, whose key schedule is derived
+// BenchmarkOpen compares opening a request with ChaCha20-Poly1305 alone over the
+// same bytes: what the second authenticator, the copies and the checks add. For
+// 1 KiB it stays within 4 times that.
+func BenchmarkOpen(b *testing.B) {
+	for _, size := range []int{60, 1 << 10, 16 << 10} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			keys := newKeys(b)
+			msg, _, err := SealRequest(keys, wire.SessionID{}, 1, make([]byte, size))
+			if err != nil {
+				b.Fatal(err)
+			}
+			k := split(keys)
+			nonce, end := requestNonce(1), len(msg)-macSize
+			var times [2][]time.Duration
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				start := time.Now()
+				if _, _, err := OpenRequest(keys, msg); err != nil {
+					b.Fatal(err)
+				}
+				times[0] = append(times[0], time.Since(start))
+				start = time.Now()
+				a, err := chacha20poly1305.New(k.reqEnc())
+				if err == nil {
+					_, err = a.Open(nil, nonce[:], msg[wire.HeaderSize:end], msg[:wire.HeaderSize])
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				times[1] = append(times[1], time.Since(start))
+			}
+			median := func(t []time.Duration) float64 { // which what else the machine does hardly changes
+				slices.Sort(t)
+				return float64(t[len(t)/2])
+			}
+			b.ReportMetric(median(times[0])/median(times[1]), "x-aead")
+		})
+	}
+}
+
+// BenchmarkAnswer does what BenchmarkRequest does for an answer, whose key schedule is derived
 // anew each time.
 func BenchmarkAnswer(b *testing.B) {
 	for _, size := range []int{60, 1 << 10, 16 << 10} {
