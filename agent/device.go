@@ -147,22 +147,22 @@ func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSetting
 	return nil
 }
 
-// modbusSource reads an inverter over Modbus TCP.
-type modbusSource struct{ client *modbus.Client }
+// modbusSource reads the inverters of one bus.
+type modbusSource struct{ bus *modbus.Bus }
 
 // Read carries out one read.
 func (s modbusSource) Read(ctx context.Context, unit byte, r inverter.Read) ([]uint16, error) {
-	return s.client.Do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count})
+	return s.bus.Do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count})
 }
 
-// dialModbus makes the sources of inverters: those behind one address share a
-// connection, on which one request waits for the other.
+// dialModbus makes the sources of inverters: those behind one endpoint share a
+// bus, on which one request waits for the other.
 func dialModbus(inverters []InverterSettings) func(InverterSettings) acquire.Source {
-	clients := map[string]*modbus.Client{}
+	buses := map[modbus.Endpoint]*modbus.Bus{}
 	for _, in := range inverters {
-		if clients[in.Address] == nil {
-			clients[in.Address] = modbus.NewClient(in.Address, modbus.ClientOptions{})
+		if buses[in.Connect] == nil {
+			buses[in.Connect] = modbus.NewBus(in.Connect.Client(modbus.ClientOptions{}), modbus.BusOptions{})
 		}
 	}
-	return func(in InverterSettings) acquire.Source { return modbusSource{clients[in.Address]} }
+	return func(in InverterSettings) acquire.Source { return modbusSource{buses[in.Connect]} }
 }

@@ -76,7 +76,7 @@ type Settings struct {
 // InverterSettings says how one inverter is reached and what is read from it.
 type InverterSettings struct {
 	Name    string
-	Address string // host:port, Modbus TCP
+	Connect modbus.Endpoint
 	Unit    byte   // Modbus unit id, 1 … 247
 	Profile inverter.Profile
 	Points  []string // names, in the order of the values
@@ -249,7 +249,7 @@ func (given inverterFile) check() (in InverterSettings, err error) {
 	if in.Name, err = ecowatt.ParseName("name", given.Name); err != nil {
 		return in, err
 	}
-	if in.Address, err = modbus.ParseURL(given.Connect); err != nil {
+	if in.Connect, err = modbus.ParseEndpoint(given.Connect); err != nil {
 		return in, fmt.Errorf("connect: %w", err)
 	}
 	if in.Profile, err = profile.Find(given.Profile); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ecowatt/inverter/modbus"
 	"ecowatt/inverter/profile"
 )
 
@@ -29,14 +30,14 @@ func TestParseSettings(t *testing.T) {
 		want       Settings
 	}{
 		{"least", simInverter, Settings{
-			Inverters:        []InverterSettings{{Name: "inv1", Address: "192.168.1.20:502", Unit: 17, Profile: sim, Points: sim.PointNames()}},
+			Inverters:        []InverterSettings{{Name: "inv1", Connect: modbus.Endpoint{Kind: modbus.KindTCP, Address: "192.168.1.20:502"}, Unit: 17, Profile: sim, Points: sim.PointNames()}},
 			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, LogLevel: slog.LevelInfo,
 		}},
 		{"everything", `
 cloud_url: http://127.0.0.1:8080/
 inverters:
   - name: east
-    connect: modbus-tcp://[::1]:1502
+    connect: rtu:///dev/ttyUSB0?baud=19200&parity=even
     unit: 1
     profile: ecowatt-sim
     points: [pac, vac1]
@@ -54,8 +55,8 @@ hardware: demo
 `, Settings{
 			CloudURL: "http://127.0.0.1:8080",
 			Inverters: []InverterSettings{
-				{Name: "east", Address: "[::1]:1502", Unit: 1, Profile: sim, Points: []string{"pac", "vac1"}},
-				{Name: "west", Address: "gateway.local:502", Unit: 247, Profile: sim, Points: sim.PointNames()},
+				{Name: "east", Connect: modbus.Endpoint{Kind: modbus.KindRTU, Line: modbus.Line{Device: "/dev/ttyUSB0", Baud: 19200, Parity: modbus.EvenParity, StopBits: 1}}, Unit: 1, Profile: sim, Points: []string{"pac", "vac1"}},
+				{Name: "west", Connect: modbus.Endpoint{Kind: modbus.KindTCP, Address: "gateway.local:502"}, Unit: 247, Profile: sim, Points: sim.PointNames()},
 			},
 			SamplingInterval: 2500 * time.Millisecond, UploadInterval: 15 * time.Second, BufferLimit: 1 << 20,
 			LogLevel: slog.LevelDebug, AllowControl: true, Hardware: "demo",
@@ -110,7 +111,7 @@ func TestParseSettingsRefuses(t *testing.T) {
 		{"name", inverterWith("inv1", "Inv 1"), `inverters[0]: name "Inv 1"`},
 		{"name twice", simInverter + `  - {name: inv1, connect: "modbus-tcp://192.168.1.21", profile: ecowatt-sim}`, `inverters[1]: name: "inv1" stands twice`},
 		{"no address", inverterWith(`connect: "modbus-tcp://192.168.1.20", `, ""), "inverters[0]: connect: missing"},
-		{"address scheme", inverterWith("modbus-tcp:", "http:"), "inverters[0]: connect: "},
+		{"address scheme", inverterWith("modbus-tcp:", "ftp:"), "inverters[0]: connect: "},
 		{"address path", inverterWith(".20", ".20/x"), "inverters[0]: connect: "},
 		{"address without host", inverterWith("192.168.1.20", ":502"), "names no host"},
 		{"address port", inverterWith(".20", ".20:70000"), "the port is not within 1 and 65535"},

@@ -27,8 +27,11 @@ func (a *app) newProbeCommand() *cobra.Command {
 unit, and the whole number of the register (raw). What could not be read is "—",
 with the reason. Nothing is written. It fails when nothing could be read.
 
+Besides modbus-tcp://HOST:PORT there are rtu-tcp://HOST:PORT,
+rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1, and http://HOST:PORT.
+
 With --json, missing values are null:
-  {"address": "192.168.1.20:502", "unit": 17, "profile": "ecowatt-sim",
+  {"endpoint": "modbus-tcp://192.168.1.20:502", "unit": 17, "profile": "ecowatt-sim",
    "points": [{"name": "vac1", "unit": "V", "exponent": -1, "raw": 2304, "value": 230.4},
               {"name": "pac", "unit": "W", "exponent": 0, "raw": null, "value": null, "error": "why"}]}`,
 		Example: "  ecowatt probe modbus-tcp://127.0.0.1:5020 --unit 17 --profile ecowatt-sim",
@@ -40,7 +43,7 @@ With --json, missing values are null:
 	c.Flags().DurationVar(&timeout, "timeout", modbus.DefaultTimeout, "how long to wait for each answer")
 	asJSON := jsonFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		address, err := modbus.ParseURL(args[0])
+		at, err := modbus.ParseEndpoint(args[0])
 		switch {
 		case err != nil:
 			return usagef("%w", err)
@@ -56,12 +59,12 @@ With --json, missing values are null:
 		if !cmd.Flags().Changed("unit") {
 			unit = p.Unit
 		}
-		client := modbus.NewClient(address, modbus.ClientOptions{Timeout: timeout})
+		client := at.Client(modbus.ClientOptions{Timeout: timeout})
 		found, err := probe(cmd.Context(), client.Do, p, unit)
 		if err = errors.Join(err, client.Close()); err != nil {
-			return hinted(fmt.Errorf("%s: %w", address, err), "Is the inverter on, does it allow Modbus TCP, and are address and unit right?")
+			return hinted(fmt.Errorf("%v: %w", at, err), "Is the inverter on, does it allow Modbus TCP, and are address and unit right?")
 		}
-		report := probeReport{Address: address, Unit: unit, Profile: p.Name, Points: found}
+		report := probeReport{Endpoint: at.String(), Unit: unit, Profile: p.Name, Points: found}
 		if *asJSON {
 			return printJSON(a.stdout, report)
 		}
@@ -72,10 +75,10 @@ With --json, missing values are null:
 
 // probeReport is the JSON of "ecowatt probe".
 type probeReport struct {
-	Address string       `json:"address"`
-	Unit    byte         `json:"unit"`
-	Profile string       `json:"profile"`
-	Points  []probePoint `json:"points"`
+	Endpoint string       `json:"endpoint"`
+	Unit     byte         `json:"unit"`
+	Profile  string       `json:"profile"`
+	Points   []probePoint `json:"points"`
 }
 
 // probePoint is one point and what was read of it.

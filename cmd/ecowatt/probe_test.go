@@ -109,14 +109,14 @@ func TestProbeJSON(t *testing.T) {
 		t.Fatalf("exit code %d, stderr %q", code, stderr)
 	}
 	var got struct {
-		Address, Profile string
-		Unit             int
-		Points           []json.RawMessage
+		Endpoint, Profile string
+		Unit              int
+		Points            []json.RawMessage
 	}
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Address != address || got.Profile != "ecowatt-sim" || got.Unit != 17 || len(got.Points) != 10 {
+	if got.Endpoint != "modbus-tcp://"+address || got.Profile != "ecowatt-sim" || got.Unit != 17 || len(got.Points) != 10 {
 		t.Errorf("%+v", got)
 	}
 	for i, want := range map[int]string{

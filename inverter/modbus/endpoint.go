@@ -36,6 +36,11 @@ type Endpoint struct {
 // endpointForms are the forms that ParseEndpoint reads.
 const endpointForms = "modbus-tcp://HOST:PORT, rtu:///dev/DEVICE?baud=9600&parity=none&stop=1, rtu-tcp://HOST:PORT, http://HOST:PORT and https://HOST:PORT"
 
+const (
+	scheme      = "modbus-tcp"
+	defaultPort = "502" // registered for Modbus with IANA
+)
+
 // Limits of a serial line's settings.
 const (
 	minBaud       = 300
