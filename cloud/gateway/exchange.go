@@ -39,6 +39,8 @@ func (g *Gateway) exchange(ctx context.Context, msg []byte) ([]byte, *refusal) {
 		return nil, g.exchangeRefused(ctx, "", err)
 	}
 	u := understand(claim, body, opening)
+	g.key(ctx, u)
+	defer u.destroyOffer()
 	if err := g.store.Commit(ctx, u.apply); err != nil {
 		return nil, g.exchangeRefused(ctx, "committing an exchange", err)
 	}
@@ -70,6 +72,11 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 		u.problem = err.Error()
 		return u
 	}
+	u.reported(q.Epochs)
+	room := u.reserve(wire.AnswerRoom(q.AnswerLimit()) - answerHeads)
+	if claim.Session.Recovery {
+		return u // it is for the offer of a key alone: the device keeps what it has to say
+	}
 	at := ingest.Instant{Boot: ingest.BootID(q.At.Boot), Mono: q.At.Mono}
 	var wall *ingest.Wall
 	if q.Wall != nil {
@@ -79,13 +86,16 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 	if f := q.Firmware; f != nil {
 		u.firmware = &registry.Firmware{Release: f.Release, State: string(f.State), Version: clean(f.Version, maxLine)}
 	}
-	u.messages = plan(q, claim)
+	u.messages = plan(q.Messages, room, claim)
 	return u
 }
 
 // seal makes the answer to a request whose unit is on disk.
 func (g *Gateway) seal(keys key.Session, claim session.Claim, mac record.MAC, u *unit) ([]byte, error) {
 	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, NextSlot: g.slot}
+	if u.offers {
+		answer.KeyOffer = u.offer
+	}
 	if u.problem != "" {
 		answer.Failure = &wire.Failure{Code: wire.ExchangeSchema, Text: clean(u.problem, maxText)}
 	}

@@ -45,8 +45,10 @@ func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) 
 	if err != nil && !unknown {
 		return nil, g.unavailable(ctx, "looking up a key", err)
 	}
+	standing := c.Check(now)
+	retired := !unknown && errors.Is(standing, session.ErrRetired)
 	tried := c
-	if unknown || c.Retired {
+	if unknown || retired {
 		tried = g.nobody
 	}
 	secret, err := g.keys.UnwrapDevice(tried.KEK, tried.Wrapped, string(tried.Name), tried.ID, tried.Epoch)
@@ -57,26 +59,26 @@ func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) 
 	switch {
 	case unknown:
 		return nil, refuse(wire.HandshakeUnknownID)
-	case c.Retired:
+	case retired:
 		return nil, refuse(wire.HandshakeOldEpoch)
 	case err != nil || header.Epoch() != c.Epoch:
 		return nil, refuse(wire.HandshakeBadTag)
-	case c.Past.Barred:
-		return nil, refuse(wire.HandshakeDisabled)
+	case standing != nil:
+		return nil, g.handshakeRefused(ctx, standing)
 	}
 	hash := session.Hash(hs1)
-	c.Past, err = g.store.Past(ctx, c.ID, hash, now)
+	past, err := g.store.Past(ctx, c.ID, hash, now)
 	if err != nil {
 		return nil, g.handshakeRefused(ctx, err)
 	}
-	again, _, err := c.Past.Admit(now)
+	again, _, err := past.Admit(now)
 	if err != nil {
 		return nil, g.handshakeRefused(ctx, err)
 	}
 	if again != nil {
 		return again, nil
 	}
-	return g.establish(ctx, session.Offer{KeyID: c.ID, HS1: hash, At: now}, string(c.Name), responder)
+	return g.establish(ctx, session.Offer{KeyID: c.ID, HS1: hash, At: now}, past, string(c.Name), responder)
 }
 
 // accept checks the tag of HS1. It spends the key.
@@ -89,13 +91,14 @@ func accept(secret key.Device, hs1 []byte) (*noise.Responder, error) {
 
 // establish does the work on the curve, outside of any transaction, and then
 // stores the session, unless a concurrent copy of the same HS1 was faster.
-func (g *Gateway) establish(ctx context.Context, o session.Offer, device string, responder *noise.Responder) ([]byte, *refusal) {
-	var err error
-	if o.Lifetime, err = session.DrawLifetime(g.random); err != nil {
+func (g *Gateway) establish(ctx context.Context, o session.Offer, past session.Past, device string, responder *noise.Responder) ([]byte, *refusal) {
+	lifetime, err := session.DrawLifetime(g.random)
+	if err != nil {
 		return nil, g.unavailable(ctx, "drawing randomness", err)
 	}
+	o.Lifetime, o.Recovery = past.Limit(lifetime, o.At), past.Recovery()
 	welcome := wire.Welcome{
-		ServerTime: o.At.UnixMilli(), Lifetime: o.Lifetime, MaxRequest: wire.MaxRequest, SlotHint: g.slot,
+		ServerTime: o.At.UnixMilli(), Lifetime: o.Lifetime, MaxRequest: wire.MaxRequest, SlotHint: g.slot, Flags: flags(past),
 	}
 	hs2, secrets, err := responder.Finish(welcome, g.random)
 	if errors.Is(err, noise.ErrRefused) { // an ephemeral key of low order
@@ -113,6 +116,17 @@ func (g *Gateway) establish(ctx context.Context, o session.Offer, device string,
 		return nil, g.handshakeRefused(ctx, err)
 	}
 	return hs2, nil
+}
+
+// flags tell a device what its session is for.
+func flags(past session.Past) (f wire.WelcomeFlags) {
+	if past.Due {
+		f |= wire.RotationPending
+	}
+	if past.Recovery() {
+		f |= wire.RecoverySession
+	}
+	return f
 }
 
 // handshakeRefused tells a refusal of package session from a failure of our own.

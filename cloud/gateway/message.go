@@ -47,13 +47,12 @@ const (
 )
 
 // plan looks into the messages of a request, oldest first, as far as the answer
-// that the device takes has room for what became of them and the limits allow.
-// The others get no result, so the device keeps them.
-func plan(q wire.Request, claim session.Claim) []message {
-	room := wire.AnswerRoom(q.AnswerLimit()) - answerHeads
+// has room, in bytes, for what became of them and the limits allow. The others
+// get no result, so the device keeps them.
+func plan(messages []wire.Message, room int, claim session.Claim) []message {
 	records := maxRecords
 	var planned []message
-	for _, m := range q.Messages[:min(len(q.Messages), maxMessages)] {
+	for _, m := range messages[:min(len(messages), maxMessages)] {
 		x := look(m, claim)
 		room -= resultHeads + len(x.problem)
 		records -= len(x.log)

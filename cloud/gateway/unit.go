@@ -8,6 +8,7 @@ import (
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
 	"ecowatt/cloud/session"
+	"ecowatt/key"
 	"ecowatt/wire"
 )
 
@@ -19,7 +20,13 @@ type unit struct {
 	firmware *registry.Firmware // nil when the device did not say
 	messages []message
 
+	epochs wire.Epochs    // as the device reports them, in the first request of a session
+	back   bool           // they say that it went back to an earlier key
+	renew  key.Epoch      // of the key that it needs then; 0 for none
+	offer  *wire.KeyOffer // that the answer may carry; nil for none
+
 	// What apply leaves. It is read only after the commit.
+	offers  bool // the answer carries it
 	results []wire.Result
 	records []audit.Record
 }
@@ -31,7 +38,12 @@ func (u *unit) apply(tx Tx) error {
 	if err != nil {
 		return err
 	}
+	u.offers = raised.Offers
 	u.tellSession(raised)
+	u.tellRotation(raised)
+	if u.claim.Session.Recovery {
+		return u.write(tx)
+	}
 	if u.problem != "" {
 		u.tell("request.not_understood", clean("a request makes no sense: "+u.problem, maxText), "reason", string(wire.ExchangeSchema))
 		return u.write(tx)
@@ -112,8 +124,12 @@ func (u *unit) report(tx Tx, r registry.Report) error {
 func (u *unit) tellSession(raised session.Raised) {
 	s := u.claim.Session
 	if raised.Confirmed {
+		recovery := ""
+		if s.Recovery {
+			recovery = "true"
+		}
 		u.tell("session.confirmed", "session confirmed", "reason", string(wire.SessionConfirmed),
-			"handshake", strconv.FormatInt(s.Handshake, 10), "epoch", strconv.FormatUint(uint64(s.Epoch), 10))
+			"handshake", strconv.FormatInt(s.Handshake, 10), "epoch", strconv.FormatUint(uint64(s.Epoch), 10), "recovery", recovery)
 	}
 	if raised.Superseded {
 		u.tell("session.superseded", "the new session took the place of a living one", "reason", string(wire.SessionSuperseded))

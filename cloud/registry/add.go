@@ -105,7 +105,7 @@ func (r *Registry) Add(ctx context.Context, q Request, now time.Time) (Device, E
 	if err != nil {
 		return Device{}, Enrolment{}, fmt.Errorf("storing device %s: %w", id, err)
 	}
-	device := Device{ID: id, Group: q.Group, Notes: q.Notes, CreatedAt: now, Epoch: epoch}
+	device := Device{ID: id, Group: q.Group, Notes: q.Notes, CreatedAt: now, Epoch: epoch, KeySince: now}
 	return device, Enrolment{DeviceID: id, CloudURL: q.CloudURL, Epoch: epoch, PSKID: pskID, Key: secret}, nil
 }
 

@@ -55,7 +55,7 @@ func TestAdd(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 3, 1, 11, 0, 0, 123e6, time.UTC)
-	wantDevice := Device{ID: "roof", Group: "north", Notes: "on the barn\n\tby ä", CreatedAt: at, Epoch: 1}
+	wantDevice := Device{ID: "roof", Group: "north", Notes: "on the barn\n\tby ä", CreatedAt: at, Epoch: 1, KeySince: at}
 	if diff := cmp.Diff(wantDevice, d); diff != "" {
 		t.Errorf("device (-want +got):\n%s", diff)
 	}

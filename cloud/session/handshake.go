@@ -51,29 +51,64 @@ type Credential struct {
 	Name    ecowatt.DeviceID // of the device
 	ID      key.ID
 	Epoch   key.Epoch
-	Retired bool // the key was replaced: Wrapped is empty
 	KEK     string
-	Wrapped []byte // bound to Name, ID and Epoch
-	Past    Past
+	Wrapped []byte // bound to Name, ID and Epoch; empty once it is retired
+	Standing
 }
 
-// Past is what the store knows of a device when an HS1 arrives.
+// Standing is what there is to hold against a handshake with a key, whoever
+// begins it.
+type Standing struct {
+	Key      KeyState
+	Window   time.Time // until when the device may recover; zero for never
+	Disabled bool      // the device is
+}
+
+// Check returns ErrRetired for a key that is refused, else ErrBarred for a device
+// that is, else nil.
+func (s Standing) Check(now time.Time) error {
+	switch {
+	case !s.Key.Admits(s.Window, now):
+		return ErrRetired
+	case s.Disabled:
+		return ErrBarred
+	}
+	return nil
+}
+
+// Recovery reports whether a session with the key is a recovery session.
+func (s Standing) Recovery() bool { return s.Key == KeyRecovery }
+
+// Limit bounds how long a session with the key lasts, from now, by the window
+// that lets it in.
+func (s Standing) Limit(d time.Duration, now time.Time) time.Duration {
+	if !s.Recovery() {
+		return d
+	}
+	return min(d, s.Window.Sub(now))
+}
+
+// Past is what the store knows of a device when an HS1 arrives that was made
+// with its key.
 type Past struct {
-	Barred  bool   // the device is disabled, or the key is not its active one
+	Standing
 	Seen    bool   // an HS1 of these bytes was accepted before
 	Pending []byte // its HS2, while the session that came of it is pending; else nil
+	Due     bool   // a later key is to be offered
 	Bucket  Bucket
 }
 
 // Admit is the rule by which an HS1 that was made with the right key gets an
 // answer. again is the HS2 to repeat: nothing changes then. Otherwise a nil
 // error grants a session, and next is the device's bucket after it. The error
-// is ErrBarred, ErrReplay or a *BusyError; a repeated HS1 finds out before it
-// costs the device anything, so an old recording cannot lock a device out.
+// is ErrRetired, ErrBarred, ErrReplay or a *BusyError; a repeated HS1 finds out
+// before it costs the device anything, so an old recording cannot lock a device
+// out.
 func (p Past) Admit(now time.Time) (again []byte, next Bucket, err error) {
+	if err := p.Check(now); err != nil {
+		return nil, p.Bucket, err
+	}
 	switch {
-	case p.Barred:
-		return nil, p.Bucket, ErrBarred
 	case p.Pending != nil:
 		return p.Pending, p.Bucket, nil
 	case p.Seen:
@@ -126,6 +161,8 @@ func HandshakeReason(err error) wire.Reason {
 		return wire.HandshakeRate
 	case errors.Is(err, ErrUnknown):
 		return wire.HandshakeUnknownID
+	case errors.Is(err, ErrRetired):
+		return wire.HandshakeOldEpoch
 	case errors.Is(err, ErrBarred):
 		return wire.HandshakeDisabled
 	case errors.Is(err, ErrReplay):

@@ -16,19 +16,29 @@ var noon = time.Date(2026, 6, 21, 12, 0, 0, 0, time.UTC)
 func TestAdmit(t *testing.T) {
 	empty := Bucket(noon.Add(bucketSize * bucketRefill).UnixMilli())
 	hs2 := []byte("hs2")
+	good, barred := Standing{Key: KeyActive}, Standing{Key: KeyActive, Disabled: true}
 	for name, c := range map[string]struct {
 		past Past
 		want error
 		busy bool
 	}{
-		"a new one":                         {past: Past{}},
-		"the device is disabled":            {past: Past{Barred: true}, want: ErrBarred},
-		"disabled, while its session waits": {past: Past{Barred: true, Seen: true, Pending: hs2}, want: ErrBarred},
-		"the session waits":                 {past: Past{Seen: true, Pending: hs2}},
-		"the session waits, empty bucket":   {past: Past{Seen: true, Pending: hs2, Bucket: empty}},
-		"seen before":                       {past: Past{Seen: true}, want: ErrReplay},
-		"seen before, empty bucket":         {past: Past{Seen: true, Bucket: empty}, want: ErrReplay},
-		"empty bucket":                      {past: Past{Bucket: empty}, busy: true},
+		"a new one":                         {past: Past{Standing: good}},
+		"with a pending key":                {past: Past{Standing: Standing{Key: KeyPending}}},
+		"no key":                            {past: Past{}, want: ErrRetired},
+		"the key is retired":                {past: Past{Standing: Standing{Key: KeyRetired}}, want: ErrRetired},
+		"retired, while its session waits":  {past: Past{Standing: Standing{Key: KeyRetired}, Seen: true, Pending: hs2}, want: ErrRetired},
+		"the first key, no window":          {past: Past{Standing: Standing{Key: KeyRecovery}}, want: ErrRetired},
+		"the first key, within the window":  {past: Past{Standing: Standing{Key: KeyRecovery, Window: noon.Add(1)}}},
+		"the first key, at its end":         {past: Past{Standing: Standing{Key: KeyRecovery, Window: noon}}, want: ErrRetired},
+		"a window, and disabled":            {past: Past{Standing: Standing{Key: KeyRecovery, Window: noon.Add(1), Disabled: true}}, want: ErrBarred},
+		"a window for a retired key":        {past: Past{Standing: Standing{Key: KeyRetired, Window: noon.Add(1)}}, want: ErrRetired},
+		"the device is disabled":            {past: Past{Standing: barred}, want: ErrBarred},
+		"disabled, while its session waits": {past: Past{Standing: barred, Seen: true, Pending: hs2}, want: ErrBarred},
+		"the session waits":                 {past: Past{Standing: good, Seen: true, Pending: hs2}},
+		"the session waits, empty bucket":   {past: Past{Standing: good, Seen: true, Pending: hs2, Bucket: empty}},
+		"seen before":                       {past: Past{Standing: good, Seen: true}, want: ErrReplay},
+		"seen before, empty bucket":         {past: Past{Standing: good, Seen: true, Bucket: empty}, want: ErrReplay},
+		"empty bucket":                      {past: Past{Standing: good, Bucket: empty}, busy: true},
 	} {
 		again, next, err := c.past.Admit(noon)
 		var busy *BusyError
@@ -166,6 +176,7 @@ func TestReasons(t *testing.T) {
 	}{
 		{ErrUnknown, wire.HandshakeUnknownID, wire.ExchangeNoSession},
 		{ErrReplay, wire.HandshakeReplay, wire.ExchangeReplay},
+		{ErrRetired, wire.HandshakeOldEpoch, ""},
 		{ErrBarred, wire.HandshakeDisabled, ""},
 		{ErrExpired, "", wire.SessionExpired},
 		{&BusyError{}, wire.HandshakeRate, ""},

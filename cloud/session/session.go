@@ -12,7 +12,10 @@
 //	                              └──────────> gone <───────────┘
 //
 // A session that is gone is deleted, and its keys with it. Disabling a device
-// ends all of its sessions.
+// ends all of its sessions; the use of a new key ends those under the keys before
+// it; the end of a recovery window ends those that it let in.
+//
+// The package owns the life of a device's keys as well (section 9): see KeyState.
 package session
 
 import (
@@ -28,7 +31,8 @@ import (
 // them: all look the same to it.
 var (
 	ErrUnknown = errors.New("no such key or session")
-	ErrBarred  = errors.New("the device is disabled, or the key not its active one")
+	ErrBarred  = errors.New("the device is disabled")
+	ErrRetired = errors.New("the key was replaced")
 	ErrReplay  = errors.New("accepted before, or older than what was accepted")
 	ErrExpired = errors.New("the session is too old, or used up")
 )
@@ -44,10 +48,13 @@ type Session struct {
 	Epoch     key.Epoch
 	Handshake int64 // number of the handshake it came from, counted per device
 	Pending   bool  // no request of it was accepted yet
+	Recovery  bool  // it carries nothing but the offer of a key
 	LastSeq   Sequence
 	Expires   time.Time
 	KEK       string // names the key-encryption key of Wrapped
 	Wrapped   []byte // the session's keys, bound to Name and SID
+
+	Next *PendingKey // of the device; nil where no rotation is pending
 }
 
 // Check is the rule by which a request is accepted: the session lives, and the
@@ -70,6 +77,12 @@ type Claim struct {
 	Session Session // as it was read before the request was opened
 	Seq     Sequence
 	At      time.Time
+
+	// Offer says that the answer will have room for a pending key.
+	Offer bool
+	// Renewal is to be the pending key of the device in the place of Session.Next,
+	// when this confirms the session. Nil for none; see Session.Fallback.
+	Renewal *PendingKey
 }
 
 // Raised says what the acceptance of a request did.
@@ -77,6 +90,14 @@ type Raised struct {
 	Before     Sequence // the number accepted before this one, 0 for none
 	Confirmed  bool     // the session was pending and is active now
 	Superseded bool     // that ended a session which was active and had not expired
+
+	Committed bool      // the session's key was pending and is the device's active one now
+	Replaced  key.Epoch // the one that was active before, with Committed
+	Burned    bool      // with Committed: no earlier key is left
+	Recovered bool      // with Committed: that closed a recovery window
+	Renewed   bool      // Claim.Renewal is pending now
+	Offers    bool      // the pending key belongs into the answer: Claim.Renewal where Renewed, else Session.Next
+	OffersNew bool      // it does for the first time
 }
 
 // Gap returns how many numbers were left out before seq.
@@ -93,4 +114,5 @@ type Offer struct {
 	Wrapped  []byte
 	At       time.Time
 	Lifetime time.Duration // from At, as the device was told
+	Recovery bool          // the device was told that it is a recovery session
 }

@@ -32,8 +32,8 @@ func (s *Store) CreateDevice(ctx context.Context, n registry.NewDevice) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.w.exec(`INSERT INTO device_key (psk_id, device, epoch, state, kek, wrapped, created_at)
-			SELECT $1, id, $2, 'active', $3, $4, $5 FROM device WHERE name = $6`,
+		_, err = tx.w.exec(`INSERT INTO device_key (psk_id, device, epoch, state, kek, wrapped, since, created_at)
+			SELECT $1, id, $2, 'active', $3, $4, $5, $5 FROM device WHERE name = $6`,
 			n.Key.ID[:], int64(n.Key.Epoch), n.Key.KEK, n.Key.Wrapped, at, string(n.ID))
 		if err != nil {
 			return err
@@ -104,11 +104,13 @@ func (tx *Tx) changeDevice(device int64, c registry.Change) (map[string]string, 
 // What a device is made of; last_seen is the later of the ended sessions' and
 // the living ones'.
 const selectDevice = `SELECT d.name, d.grp, d.notes, d.disabled, d.created_at,
-	coalesce((SELECT max(k.epoch) FROM device_key k WHERE k.device = d.id AND k.state = 'active'), 0),
+	k.epoch, k.since, n.epoch, n.offer_from, n.offered_at, n.burn, d.recovery_until,
 	d.last_seen, (SELECT max(s.seen_at) FROM session s WHERE s.device = d.id),
 	d.fw_release, d.fw_state, d.fw_version,
 	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters
-	FROM device d LEFT JOIN inventory i ON i.device = d.id `
+	FROM device d LEFT JOIN inventory i ON i.device = d.id
+	LEFT JOIN device_key k ON k.device = d.id AND k.state = 'active'
+	LEFT JOIN device_key n ON n.device = d.id AND n.state = 'pending' `
 
 const (
 	oneDevice    = selectDevice + `WHERE d.name = $1`
@@ -163,19 +165,23 @@ func scanDevice(row scanner) (registry.Device, error) {
 	var (
 		d                                 registry.Device
 		created                           int64
-		epoch                             uint32
+		epoch, since                      sql.NullInt64
+		next                              nullRotation
+		recovery                          sql.NullInt64
 		seenBefore, seenNow, reported     sql.NullInt64
 		release                           sql.NullInt64
 		state, version                    sql.NullString
 		agentVersion, hardware, inverters sql.NullString
 		control                           sql.NullBool
 	)
-	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.Disabled, &created, &epoch, &seenBefore, &seenNow,
+	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.Disabled, &created,
+		&epoch, &since, &next.epoch, &next.from, &next.offered, &next.burn, &recovery, &seenBefore, &seenNow,
 		&release, &state, &version, &reported, &agentVersion, &hardware, &control, &inverters)
 	if err != nil {
 		return registry.Device{}, err
 	}
-	d.CreatedAt, d.Epoch = moment(created), key.Epoch(epoch)
+	d.CreatedAt, d.Epoch, d.KeySince = moment(created), key.Epoch(epoch.Int64), moments(since)
+	d.Rotation, d.Recovery = next.rotation(), moments(recovery)
 	d.LastSeen = moments(seenBefore)
 	if now := moments(seenNow); now.After(d.LastSeen) {
 		d.LastSeen = now
@@ -190,6 +196,21 @@ func scanDevice(row scanner) (registry.Device, error) {
 	}
 	d.Inventory.Inverters, err = decodeInverters(inverters.String)
 	return d, err
+}
+
+// nullRotation is a pending key as a left join finds it.
+type nullRotation struct {
+	epoch, from, offered sql.NullInt64
+	burn                 sql.NullBool
+}
+
+func (r nullRotation) rotation() *registry.Rotation {
+	if !r.epoch.Valid {
+		return nil
+	}
+	return &registry.Rotation{
+		Epoch: key.Epoch(r.epoch.Int64), OfferFrom: moments(r.from), OfferedAt: moments(r.offered), Burn: r.burn.Bool,
+	}
 }
 
 // storedInverter is an inverter as the inventory table holds it.

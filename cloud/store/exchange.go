@@ -11,7 +11,24 @@ import (
 // replay, and everything that the request causes happens in its transaction.
 // Refused is what session.Session.Check refuses, and a session that is gone
 // (session.ErrUnknown); then nothing has changed.
+//
+// The first request of a session under a pending key makes that key the active
+// one. What the claim says of a later key is done as far as it is still true.
 func (tx *Tx) Raise(c session.Claim) (session.Raised, error) {
+	raised, err := tx.raise(c)
+	if err == nil && raised.Confirmed && c.Renewal != nil {
+		raised.Renewed, err = tx.renew(c)
+	}
+	if err == nil && c.Offer {
+		raised.Offers, raised.OffersNew, err = tx.offer(c, raised.Renewed)
+	}
+	if err != nil {
+		return session.Raised{}, err
+	}
+	return raised, nil
+}
+
+func (tx *Tx) raise(c session.Claim) (session.Raised, error) {
 	s := c.Session
 	if s.Pending || c.Seq != s.LastSeq+1 {
 		// Most requests are the next one of an active session, and the update
@@ -60,9 +77,14 @@ func (tx *Tx) again(s *session.Session) error {
 }
 
 // confirm makes a pending session the active one of its device and ends all of
-// earlier handshakes. That it is there itself proves that no later one is active.
+// earlier handshakes. That it is there itself proves that no later one is active,
+// and that its key is not retired.
 func (tx *Tx) confirm(s session.Session, c session.Claim) (session.Raised, error) {
 	raised := session.Raised{Confirmed: true}
+	used, err := tx.usedKey(s)
+	if err != nil {
+		return session.Raised{}, err
+	}
 	var expires int64
 	found, err := tx.w.row(`SELECT expires_at FROM session WHERE device = $1 AND state = 'active'`, []any{s.Device}, &expires)
 	if err != nil {
@@ -81,5 +103,8 @@ func (tx *Tx) confirm(s session.Session, c session.Claim) (session.Raised, error
 	if n != 1 {
 		return session.Raised{}, session.ErrReplay
 	}
-	return raised, nil
+	if used.state == session.KeyPending {
+		err = tx.commitKey(s, used.burn, millis(c.At), &raised)
+	}
+	return raised, err
 }

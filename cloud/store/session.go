@@ -19,19 +19,19 @@ const everySession = math.MaxInt64
 
 // selectKey finds a key without a look at what else is known of its device:
 // whoever asks has proved nothing yet.
-const selectKey = `SELECT d.id, d.name, k.epoch, k.state <> 'active' OR d.disabled <> 0, k.state = 'retired', k.kek, k.wrapped
+const selectKey = `SELECT d.id, d.name, k.epoch, k.state, d.recovery_until, d.disabled, k.kek, k.wrapped
 	FROM device_key k JOIN device d ON d.id = k.device WHERE k.psk_id = $1`
 
-// Credential returns the key with this id, and of the past of its device what
-// the key itself says. A key that is not there is session.ErrUnknown.
+// Credential returns the key with this id. One that is not there is
+// session.ErrUnknown.
 func (s *Store) Credential(ctx context.Context, id key.ID) (session.Credential, error) {
 	c := session.Credential{ID: id}
 	found, err := s.lookups.row(ctx, selectKey, func(st *sqlite3.Stmt) error {
 		return st.BindBlob(1, id[:])
 	}, func(st *sqlite3.Stmt) {
 		c.Device, c.Name = st.ColumnInt64(0), ecowatt.DeviceID(st.ColumnText(1))
-		c.Epoch, c.Past.Barred, c.Retired = key.Epoch(st.ColumnInt64(2)), st.ColumnBool(3), st.ColumnBool(4)
-		c.KEK, c.Wrapped = st.ColumnText(5), st.ColumnBlob(6, nil)
+		c.Epoch, c.Standing = key.Epoch(st.ColumnInt64(2)), standing(st, 3)
+		c.KEK, c.Wrapped = st.ColumnText(6), st.ColumnBlob(7, nil)
 	})
 	if err == nil && !found {
 		err = session.ErrUnknown
@@ -42,12 +42,22 @@ func (s *Store) Credential(ctx context.Context, id key.ID) (session.Credential, 
 	return c, nil
 }
 
+// standing reads state, recovery_until and disabled, from column i on.
+func standing(st *sqlite3.Stmt, i int) session.Standing {
+	s := session.Standing{Key: session.KeyState(st.ColumnText(i)), Disabled: st.ColumnBool(i + 2)}
+	if until := st.ColumnInt64(i + 1); until != 0 { // NULL is 0
+		s.Window = moment(until)
+	}
+	return s
+}
+
 // selectPast is what an HS1 is judged by: the same within the transaction that
 // decides and outside of it.
-const selectPast = `SELECT d.id, d.hs_no, d.hs_rate, k.epoch, k.state <> 'active' OR d.disabled <> 0,
+const selectPast = `SELECT d.id, d.hs_no, k.epoch, d.hs_rate, k.state, d.recovery_until, d.disabled,
 	EXISTS (SELECT 1 FROM hs_seen h WHERE h.device = d.id AND h.epoch = k.epoch AND h.hs1_hash = $1),
 	(SELECT s.hs2 FROM session s WHERE s.device = d.id AND s.epoch = k.epoch AND s.hs1_hash = $1
-		AND s.state = 'pending' AND s.expires_at > $2)
+		AND s.state = 'pending' AND s.expires_at > $2),
+	EXISTS (SELECT 1 FROM device_key n WHERE n.device = d.id AND n.state = 'pending' AND n.offer_from <= $2 AND n.epoch > k.epoch)
 	FROM device_key k JOIN device d ON d.id = k.device WHERE k.psk_id = $3`
 
 // Past returns the past of the device of a key, as an HS1 with this hash meets
@@ -57,10 +67,7 @@ func (s *Store) Past(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time)
 	var p session.Past
 	found, err := s.lookups.row(ctx, selectPast, func(st *sqlite3.Stmt) error {
 		return errors.Join(st.BindBlob(1, hs1[:]), st.BindInt64(2, millis(at)), st.BindBlob(3, id[:]))
-	}, func(st *sqlite3.Stmt) {
-		p.Bucket, p.Barred, p.Seen = session.Bucket(st.ColumnInt64(2)), st.ColumnBool(4), st.ColumnBool(5)
-		p.Pending = st.ColumnBlob(6, nil)
-	})
+	}, func(st *sqlite3.Stmt) { p = readPast(st) })
 	if err == nil && !found {
 		err = session.ErrUnknown
 	}
@@ -68,6 +75,14 @@ func (s *Store) Past(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time)
 		return session.Past{}, fmt.Errorf("reading the past of a device: %w", unavailable(err))
 	}
 	return p, nil
+}
+
+// readPast reads the row of selectPast.
+func readPast(st *sqlite3.Stmt) session.Past {
+	return session.Past{
+		Bucket: session.Bucket(st.ColumnInt64(3)), Standing: standing(st, 4),
+		Seen: st.ColumnBool(7), Pending: st.ColumnBlob(8, nil), Due: st.ColumnBool(9),
+	}
 }
 
 // Establish stores the session of an offer and returns its HS2, unless the
@@ -89,21 +104,23 @@ func (s *Store) Establish(ctx context.Context, o session.Offer) ([]byte, error) 
 func (tx *Tx) establish(o session.Offer) ([]byte, error) {
 	at := millis(o.At)
 	var (
-		device, number, rate, epoch, barred, seen int64
-		past                                      session.Past
+		device, number, epoch int64
+		past                  session.Past
 	)
-	found, err := tx.w.row(selectPast, []any{o.HS1[:], at, o.KeyID[:]},
-		&device, &number, &rate, &epoch, &barred, &seen, &past.Pending)
+	found, err := tx.w.row(selectPast, []any{o.HS1[:], at, o.KeyID[:]}, &device, &number, &epoch,
+		func(st *sqlite3.Stmt) { past = readPast(st) })
 	if err != nil {
 		return nil, err
 	}
 	if !found {
 		return nil, session.ErrUnknown
 	}
-	past.Bucket, past.Barred, past.Seen = session.Bucket(rate), barred != 0, seen != 0
 	again, bucket, err := past.Admit(o.At)
 	if err != nil || again != nil {
 		return again, err
+	}
+	if past.Recovery() != o.Recovery {
+		return nil, session.ErrRetired // the key was replaced since the device was told what session it gets
 	}
 	if err := tx.sweep(at); err != nil {
 		return nil, err
@@ -112,10 +129,11 @@ func (tx *Tx) establish(o session.Offer) ([]byte, error) {
 	if err := tx.accept(o, device, epoch, number, bucket); err != nil {
 		return nil, err
 	}
-	_, err = tx.w.exec(`INSERT INTO session (sid, device, epoch, hs_no, state, kek, wrapped, hs1_hash, hs2, created_at, lifetime, expires_at)
-		VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11)`,
-		o.SID[:], device, epoch, number, o.KEK, o.Wrapped, o.HS1[:], o.HS2,
-		at, session.Age(o.Lifetime).Milliseconds(), at+session.PendingTime.Milliseconds())
+	waits, lasts := past.Limit(session.PendingTime, moment(at)), past.Limit(session.Age(o.Lifetime), moment(at))
+	_, err = tx.w.exec(`INSERT INTO session (sid, device, epoch, hs_no, state, recovery, kek, wrapped, hs1_hash, hs2, created_at, lifetime, expires_at)
+		VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, $10, $11, $12)`,
+		o.SID[:], device, epoch, number, o.Recovery, o.KEK, o.Wrapped, o.HS1[:], o.HS2,
+		at, lasts.Milliseconds(), at+waits.Milliseconds())
 	if err != nil {
 		return nil, err
 	}
@@ -200,23 +218,32 @@ func (tx *Tx) seen(device, at int64) error {
 // a smaller number than below, their keys with them, and returns how many that
 // were. When the device was last seen stays known.
 func (tx *Tx) endSessions(device, below int64) (int64, error) {
+	return tx.end(`device = $1 AND hs_no < $2`, device, below)
+}
+
+// end is endSessions for those that a condition selects, which is a constant.
+func (tx *Tx) end(which string, device, bound int64) (int64, error) {
 	var seen int64
-	_, err := tx.w.row(`SELECT max(seen_at) FROM session WHERE device = $1 AND hs_no < $2`, []any{device, below}, &seen)
+	_, err := tx.w.row(`SELECT max(seen_at) FROM session WHERE `+which, []any{device, bound}, &seen)
 	if err == nil {
 		err = tx.seen(device, seen)
 	}
 	if err != nil {
 		return 0, err
 	}
-	n, err := tx.w.exec(`DELETE FROM session WHERE device = $1 AND hs_no < $2`, device, below)
+	n, err := tx.w.exec(`DELETE FROM session WHERE `+which, device, bound)
 	if err != nil {
 		return 0, fmt.Errorf("ending sessions: %w", err)
 	}
 	return n, nil
 }
 
-const selectSession = `SELECT s.device, d.name, s.epoch, s.hs_no, s.state = 'pending', s.last_seq, s.expires_at, s.kek, s.wrapped
-	FROM session s JOIN device d ON d.id = s.device WHERE s.sid = $1`
+// selectSession finds a session, and with it the key that its device is to be
+// offered: one step in an index that holds nothing but pending keys.
+const selectSession = `SELECT s.device, d.name, s.epoch, s.hs_no, s.state = 'pending', s.recovery, s.last_seq, s.expires_at, s.kek, s.wrapped,
+	n.psk_id, n.epoch, n.kek, n.wrapped, n.burn, n.offer_from, n.offered_at IS NOT NULL
+	FROM session s JOIN device d ON d.id = s.device
+	LEFT JOIN device_key n ON n.device = s.device AND n.state = 'pending' WHERE s.sid = $1`
 
 // Session returns the session of this id, expired or not. One that is not
 // there, or not any more, is session.ErrUnknown.
@@ -227,8 +254,9 @@ func (s *Store) Session(ctx context.Context, sid [16]byte) (session.Session, err
 	}, func(st *sqlite3.Stmt) {
 		x.Device, x.Name = st.ColumnInt64(0), ecowatt.DeviceID(st.ColumnText(1))
 		x.Epoch, x.Handshake = key.Epoch(st.ColumnInt64(2)), st.ColumnInt64(3)
-		x.Pending, x.LastSeq = st.ColumnBool(4), session.Sequence(st.ColumnInt64(5))
-		x.Expires, x.KEK, x.Wrapped = moment(st.ColumnInt64(6)), st.ColumnText(7), st.ColumnBlob(8, nil)
+		x.Pending, x.Recovery, x.LastSeq = st.ColumnBool(4), st.ColumnBool(5), session.Sequence(st.ColumnInt64(6))
+		x.Expires, x.KEK, x.Wrapped = moment(st.ColumnInt64(7)), st.ColumnText(8), st.ColumnBlob(9, nil)
+		x.Next = pendingKey(st, 10)
 	})
 	if err == nil && !found {
 		err = session.ErrUnknown
@@ -237,4 +265,17 @@ func (s *Store) Session(ctx context.Context, sid [16]byte) (session.Session, err
 		return session.Session{}, fmt.Errorf("reading a session: %w", unavailable(err))
 	}
 	return x, nil
+}
+
+// pendingKey reads psk_id, epoch, kek, wrapped, burn, offer_from and whether
+// offered_at is there, from column i on; nil where they are NULL.
+func pendingKey(st *sqlite3.Stmt, i int) *session.PendingKey {
+	if st.ColumnType(i) == sqlite3.NULL {
+		return nil
+	}
+	return &session.PendingKey{
+		ID: key.ID(st.ColumnBlob(i, nil)), Epoch: key.Epoch(st.ColumnInt64(i + 1)),
+		KEK: st.ColumnText(i + 2), Wrapped: st.ColumnBlob(i+3, nil),
+		Burn: st.ColumnBool(i + 4), From: moment(st.ColumnInt64(i + 5)), Offered: st.ColumnBool(i + 6),
+	}
 }

@@ -54,17 +54,18 @@ func TestCredential(t *testing.T) {
 		}
 		return p
 	}
-	want := session.Credential{Device: 1, Name: "roof-1", ID: n.Key.ID, Epoch: 1, KEK: n.Key.KEK, Wrapped: n.Key.Wrapped}
+	active := session.Standing{Key: session.KeyActive}
+	want := session.Credential{Device: 1, Name: "roof-1", ID: n.Key.ID, Epoch: 1, KEK: n.Key.KEK, Wrapped: n.Key.Wrapped, Standing: active}
 	if diff := cmp.Diff(want, read()); diff != "" {
 		t.Errorf("a key (-want +got):\n%s", diff)
 	}
-	if got := past(offer.HS1, noon); !cmp.Equal(got, session.Past{}) {
+	if got := past(offer.HS1, noon); !cmp.Equal(got, session.Past{Standing: active}) {
 		t.Errorf("before its first handshake: %+v", got)
 	}
 	if _, err := s.Establish(t.Context(), offer); err != nil {
 		t.Fatal(err)
 	}
-	waits := session.Past{Seen: true, Pending: offer.HS2, Bucket: session.Bucket(noon.Add(time.Minute).UnixMilli())}
+	waits := session.Past{Standing: active, Seen: true, Pending: offer.HS2, Bucket: session.Bucket(noon.Add(time.Minute).UnixMilli())}
 	if diff := cmp.Diff(waits, past(offer.HS1, noon)); diff != "" {
 		t.Errorf("while the session waits (-want +got):\n%s", diff)
 	}
@@ -82,11 +83,27 @@ func TestCredential(t *testing.T) {
 	if _, err := s.Past(t.Context(), key.ID{1}, offer.HS1, noon); !errors.Is(err, session.ErrUnknown) {
 		t.Errorf("the past of an unknown key: %v", err)
 	}
-	do(t, s, func(tx *Tx) error {
-		_, err := tx.w.exec(`UPDATE device_key SET state = 'retired', kek = NULL, wrapped = NULL`)
-		return err
-	})
-	if c := read(); !c.Retired || !c.Past.Barred || c.KEK != "" || c.Wrapped != nil {
+	for _, c := range []struct {
+		change string
+		want   session.Standing
+	}{
+		{`UPDATE device SET disabled = 1`, session.Standing{Key: session.KeyActive, Disabled: true}},
+		{`UPDATE device_key SET state = 'recovery'`, session.Standing{Key: session.KeyRecovery, Disabled: true}},
+		{
+			fmt.Sprintf(`UPDATE device SET recovery_until = %d`, noon.UnixMilli()),
+			session.Standing{Key: session.KeyRecovery, Disabled: true, Window: noon},
+		},
+		{`UPDATE device_key SET state = 'retired', kek = NULL, wrapped = NULL`, session.Standing{Key: session.KeyRetired, Disabled: true, Window: noon}},
+	} {
+		do(t, s, func(tx *Tx) error {
+			_, err := tx.w.exec(c.change)
+			return err
+		})
+		if got := read().Standing; got != c.want || past(offer.HS1, noon).Standing != c.want {
+			t.Errorf("%s: %+v", c.change, got)
+		}
+	}
+	if c := read(); c.KEK != "" || c.Wrapped != nil {
 		t.Errorf("retired: %+v", c)
 	}
 }

@@ -52,7 +52,8 @@ func (c *connection) exec(query string, args ...any) (int64, error) {
 }
 
 // row runs a statement with at most one row of result, scans it into dest
-// (*int64, *string, *[]byte; NULL is 0, "", nil) and reports whether there was one.
+// (*int64, *string, *[]byte; NULL is 0, "", nil; a function reads by itself) and
+// reports whether there was one.
 func (c *connection) row(query string, args []any, dest ...any) (bool, error) {
 	st, err := c.bind(query, args)
 	if err != nil {
@@ -68,6 +69,8 @@ func (c *connection) row(query string, args []any, dest ...any) (bool, error) {
 				*d = st.ColumnText(i)
 			case *[]byte:
 				*d = st.ColumnBlob(i, nil)
+			case func(*sqlite3.Stmt):
+				d(st)
 			default:
 				err = fmt.Errorf("scanning into %T", d)
 			}

@@ -12,26 +12,37 @@ CREATE TABLE device (
 	fw_state   TEXT CHECK (fw_state IN ('confirmed', 'trial', 'rolled_back')),
 	fw_version TEXT,
 	hs_no      INTEGER NOT NULL DEFAULT 0, -- number of the latest handshake
-	hs_rate    INTEGER NOT NULL DEFAULT 0  -- state of the bucket of handshakes
+	hs_rate    INTEGER NOT NULL DEFAULT 0, -- state of the bucket of handshakes
+	recovery_until INTEGER -- until when the key of state 'recovery' is let in; NULL while it is not
 ) STRICT;
 
 CREATE INDEX device_grp ON device (grp, name) WHERE grp <> '';
 
--- A key under which a device may shake hands. The database refuses an empty one.
+-- A key under which a device may shake hands, or might once. The database refuses
+-- an empty one, and one that stays when it is retired.
 CREATE TABLE device_key (
 	psk_id     BLOB    PRIMARY KEY NOT NULL CHECK (length(psk_id) = 16),
 	device     INTEGER NOT NULL REFERENCES device (id),
 	epoch      INTEGER NOT NULL CHECK (epoch BETWEEN 1 AND 4294967295),
-	state      TEXT    NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
+	state      TEXT    NOT NULL CHECK (state IN ('pending', 'active', 'retired', 'recovery')),
+	since      INTEGER NOT NULL, -- when it came into its state
 	kek        TEXT, -- which key-encryption key wraps it
 	wrapped    BLOB,
+	offer_from INTEGER, -- of a pending key: it is not offered before
+	offered_at INTEGER, -- of a pending key: when it was first offered
+	burn       INTEGER NOT NULL DEFAULT 0 CHECK (burn IN (0, 1)), -- its use destroys all keys before it
 	created_at INTEGER NOT NULL,
 	UNIQUE (device, epoch),
 	CHECK ((state = 'retired' AND kek IS NULL AND wrapped IS NULL)
-		OR (state <> 'retired' AND kek IS NOT NULL AND length(kek) > 0 AND wrapped IS NOT NULL AND length(wrapped) = 72))
+		OR (state <> 'retired' AND kek IS NOT NULL AND length(kek) > 0 AND wrapped IS NOT NULL AND length(wrapped) = 72)),
+	CHECK ((state = 'pending') = (offer_from IS NOT NULL)),
+	CHECK (state = 'pending' OR (offered_at IS NULL AND burn = 0)),
+	CHECK (state <> 'recovery' OR epoch = 1)
 ) STRICT;
 
 CREATE UNIQUE INDEX device_key_active ON device_key (device) WHERE state = 'active';
+
+CREATE UNIQUE INDEX device_key_pending ON device_key (device) WHERE state = 'pending';
 
 CREATE TABLE session (
 	sid        BLOB    PRIMARY KEY NOT NULL CHECK (length(sid) = 16),
@@ -39,6 +50,7 @@ CREATE TABLE session (
 	epoch      INTEGER NOT NULL,
 	hs_no      INTEGER NOT NULL,
 	state      TEXT    NOT NULL CHECK (state IN ('pending', 'active')),
+	recovery   INTEGER NOT NULL DEFAULT 0 CHECK (recovery IN (0, 1)), -- it carries the offer of a key and nothing else
 	kek        TEXT    NOT NULL CHECK (length(kek) > 0),
 	wrapped    BLOB    NOT NULL CHECK (length(wrapped) = 136),
 	hs1_hash   BLOB    NOT NULL CHECK (length(hs1_hash) = 32),
