@@ -135,15 +135,21 @@ func (h head) each(visit func(at int64, values []ecowatt.Value) error) error {
 	}
 	var m model
 	var row [MaxPoints]ecowatt.Value
-	m.start()
+	m.start(h.points)
 	m.read(h.body)
 	for range h.samples {
 		at := m.sample(0, row[:h.points])
+		if m.stray {
+			break
+		}
 		if err := visit(at, row[:h.points]); err != nil {
 			return err
 		}
 	}
-	if !m.drained() {
+	switch {
+	case m.stray:
+		return fmt.Errorf("%w: no samples are coded so", ErrDamaged)
+	case !m.drained():
 		return fmt.Errorf("%w: bytes are left over", ErrDamaged)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,6 +69,18 @@ func morning(n int, seed uint64) []ecowatt.Sample {
 		samples[i].At = 1_767_225_600_000 + 2000*int64(i)
 		for _, v := range values {
 			samples[i].Values = append(samples[i].Values, ecowatt.Known(v))
+		}
+	}
+	return samples
+}
+
+// noise is n samples of points that cannot be predicted.
+func noise(n, points int, random func() uint64) []ecowatt.Sample {
+	samples := make([]ecowatt.Sample, n)
+	for i := range samples {
+		samples[i].At = int64(i)
+		for range points {
+			samples[i].Values = append(samples[i].Values, ecowatt.Known(int64(random())))
 		}
 	}
 	return samples
@@ -189,12 +202,15 @@ func TestEncoderRefuses(t *testing.T) {
 
 // TestDamage: no changed byte, no lost and no added one goes unnoticed.
 func TestDamage(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 5))
-	noise := make([]ecowatt.Sample, 30)
-	for i := range noise {
-		noise[i] = ecowatt.Sample{At: int64(i), Values: []ecowatt.Value{ecowatt.Known(int64(r.Uint64())), {}}}
+	everyFlip := []byte{1, 2, 4, 8, 16, 32, 64, 128, 255}
+	for flip := byte(3); flip < 255; flip++ {
+		everyFlip = append(everyFlip, flip)
 	}
-	for name, data := range map[string][]byte{"coded": encode(t, 10, morning(60, 1)), "stored": encode(t, 2, noise)} {
+	wide := encode(t, 16, noise(60, 16, rand.New(rand.NewPCG(5, 5)).Uint64))
+	if wide[0] != kindStored {
+		t.Fatal("noise is not stored")
+	}
+	for name, data := range map[string][]byte{"coded": encode(t, 10, morning(60, 1)), "stored": slices.Clip(wide)} {
 		refused := func(what string, damaged []byte) {
 			t.Helper()
 			_, err := Decode(damaged, Limits{})
@@ -204,8 +220,12 @@ func TestDamage(t *testing.T) {
 		}
 		damaged := bytes.Clone(data)
 		for i := range data {
-			for flip := 1; flip < 256; flip++ {
-				damaged[i] ^= byte(flip)
+			flips := everyFlip
+			if len(data) > 1000 {
+				flips = flips[:9]
+			}
+			for _, flip := range flips {
+				damaged[i] ^= flip
 				refused("a changed byte", damaged)
 				damaged[i] = data[i]
 			}
@@ -244,6 +264,7 @@ func TestDeceit(t *testing.T) {
 		{"too many samples", change(coded, 2, 0x10, 0x01), ErrDamaged},
 		{"bytes of more samples", change(coded, 2, 0, 2), ErrDamaged},
 		{"a zero at the end", resealed(append(coded[:len(coded)-sumSize:len(coded)-sumSize], 0, 0, 0, 0, 0)), ErrDamaged},
+		{"beyond the interval", resealed([]byte{kindCoded, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}), ErrDamaged},
 		{"stored: 9 bytes wide", resealed(stored(0, 9)), ErrDamaged},
 		{"stored: missing times", resealed(stored(0x80, 1)), ErrDamaged},
 		{"stored: a byte too many", resealed(stored(0, 2)), ErrDamaged},
@@ -254,6 +275,27 @@ func TestDeceit(t *testing.T) {
 	for _, test := range tests {
 		if _, err := Decode(test.data, Limits{}); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
+	}
+}
+
+// TestGroupLeftOver: a group of plain bits leaves a rest of the interval over,
+// into which no encoder comes.
+func TestGroupLeftOver(t *testing.T) {
+	var w, r coder
+	w.write(nil)
+	w.bit(40001, false)
+	if w.width%256 == 0 {
+		t.Fatal("nothing is left over")
+	}
+	for _, test := range []struct {
+		number uint32
+		stray  bool
+	}{{w.low + w.width - 1, true}, {w.low + w.width/256*256 - 1, false}} {
+		r.read(binary.BigEndian.AppendUint32(nil, test.number))
+		r.bit(40001, false)
+		if r.bits(8, 0); r.stray != test.stray {
+			t.Errorf("%08x: stray is %v", test.number, r.stray)
 		}
 	}
 }

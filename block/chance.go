@@ -58,13 +58,20 @@ type chance struct {
 }
 
 func (c *chance) learn(b bool) {
-	if c.seen < memory-1 {
-		c.seen++
+	part := c.zero
+	if !b {
+		part = -c.zero // 65536 - zero
 	}
-	if rate := c.seen + 1; b {
-		c.zero -= c.zero / rate
+	if c.seen == memory-1 {
+		part /= memory // most often, and a shift
 	} else {
-		c.zero += -c.zero / rate // 65536 - zero
+		c.seen++
+		part /= c.seen + 1
+	}
+	if b {
+		c.zero -= part
+	} else {
+		c.zero += part
 	}
 }
 
@@ -77,11 +84,11 @@ func learnSlowly(zero *uint16, b bool) {
 	}
 }
 
-func (m *model) startChances() {
+func (m *model) startChances(columns int) {
 	for i, c := range startChances {
 		m.shared[i] = uint16(c)<<8 | 1<<7
 	}
-	for i := range m.own {
+	for i := range min(columns, len(m.own)) {
 		for k := range m.own[i] {
 			m.own[i][k] = chance{zero: 1 << 15}
 		}

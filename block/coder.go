@@ -14,6 +14,7 @@ type coder struct {
 	low     uint32 // writing: its lower end, after what data holds
 	offset  uint32 // reading: of the stream in the interval
 	next    int    // reading: index in data of the byte to take next
+	stray   bool   // reading: the stream is not in the interval, no encoder wrote it
 	data    []byte
 }
 
@@ -26,6 +27,7 @@ func (c *coder) read(data []byte) {
 	for range 4 {
 		c.offset = c.offset<<8 | uint32(c.take())
 	}
+	c.stray = c.offset >= c.width
 }
 
 // bit codes a bit that is 0 with a likelihood of zero / 65536, which is
@@ -56,7 +58,8 @@ func (c *coder) bits(n int, v uint64) uint64 {
 		c.width >>= k
 		digit := uint32(v>>n) & (1<<k - 1)
 		if c.reading {
-			digit = min(c.offset/c.width, 1<<k-1)
+			digit = c.offset / c.width
+			c.stray = c.stray || digit>>k != 0
 		}
 		c.rise(digit * c.width)
 		coded = coded<<k | uint64(digit)

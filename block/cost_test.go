@@ -69,14 +69,9 @@ func TestCost(t *testing.T) {
 		}
 		return samples
 	}
-	r := rand.New(rand.NewPCG(1, 2))
-	noise := make([]ecowatt.Sample, 450)
-	for i := range noise {
-		noise[i].At = 2000 * int64(i)
-		for range 10 {
-			noise[i].Values = append(noise[i].Values, ecowatt.Known(r.Int64N(1<<16)))
-		}
-	}
+	random := rand.New(rand.NewPCG(1, 2))
+	words := noise(450, 10, func() uint64 { return random.Uint64N(1 << 16) })
+	wide := noise(450, 10, random.Uint64)
 	tests := []struct {
 		name    string
 		samples []ecowatt.Sample
@@ -87,7 +82,8 @@ func TestCost(t *testing.T) {
 		{"a slot of 15 s", morning(7, 1), 55},
 		{"an hour of zeros", constant(ecowatt.Known(0), hour), 18},
 		{"an hour of nothing", constant(ecowatt.Value{}, hour), 15},
-		{"noise: as it is, with base and width", noise, headSize + sumSize + 11*fieldHead + 450*(3+10*2)},
+		{"words of noise", words, 450*21 + 225},
+		{"wide noise, as it is", wide, headSize + sumSize + 11*fieldHead + 450*(2+10*8)},
 	}
 	for _, test := range tests {
 		if n := len(encode(t, 10, test.samples)); n > test.most {

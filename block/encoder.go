@@ -28,7 +28,7 @@ func NewEncoder(points int) (*Encoder, error) {
 }
 
 func (e *Encoder) begin() {
-	e.model.start()
+	e.model.start(e.points)
 	e.model.write(make([]byte, headSize, 256))
 }
 

@@ -42,13 +42,14 @@ type column struct {
 	known bool   // there was a value
 }
 
-func (m *model) start() {
+// start makes m new, for samples of so many points.
+func (m *model) start(points int) {
 	m.samples, m.time, m.gaps = 0, 0, 0
-	m.startChances()
-	for i := range m.columns {
+	m.startChances(1 + points)
+	for i := range 1 + points {
 		m.columns[i] = column{up: unity, down: unity}
 	}
-	m.scores = [len(m.scores)]scores{}
+	clear(m.scores[:])
 }
 
 // sample codes a sample. Reading, it fills values and returns the time.

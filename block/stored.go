@@ -107,7 +107,7 @@ func store(m *model, coded []byte, points int) []byte {
 	var row [MaxPoints]ecowatt.Value
 	samples, body := m.samples, coded[headSize:len(coded)-sumSize]
 	again := func(visit func(at int64)) {
-		m.start()
+		m.start(points)
 		m.read(body)
 		for range samples {
 			visit(m.sample(0, row[:points]))

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"regexp"
@@ -33,6 +34,7 @@ type vectorJSON struct {
 	Points  int                  `json:"points"`
 	Samples [][2]json.RawMessage `json:"samples"`
 	Block   string               `json:"block"`
+	Junk    bool                 `json:"junk,omitempty"` // no encoder made it; without samples it is refused
 }
 
 func readVectors(tb testing.TB) []vector {
@@ -78,6 +80,9 @@ func TestVectors(t *testing.T) {
 	for _, v := range readVectors(t) {
 		t.Run(v.name, func(t *testing.T) {
 			returns(t, v.block, v.samples)
+			if v.name == "stored though larger" { // which our encoder does not do
+				return
+			}
 			if got := encode(t, v.points, v.samples); !bytes.Equal(got, v.block) {
 				t.Errorf("encoded:\n got %x\nwant %x", got, v.block)
 			}
@@ -117,10 +122,10 @@ func TestSecondImplementation(t *testing.T) {
 		t.Error("block.py makes other vectors than testdata/vectors.json holds")
 	}
 	var blocks []vectorJSON
-	add := func(name string, points int, samples []ecowatt.Sample) {
-		v := vectorJSON{Name: name, Points: points, Samples: [][2]json.RawMessage{}, Block: hex.EncodeToString(encode(t, points, samples))}
+	show := func(v vectorJSON, samples []ecowatt.Sample) {
+		v.Samples = [][2]json.RawMessage{}
 		for _, s := range samples {
-			values := make([]string, points)
+			values := make([]string, len(s.Values))
 			for i, x := range s.Values {
 				values[i] = "null"
 				if x.Valid {
@@ -134,7 +139,19 @@ func TestSecondImplementation(t *testing.T) {
 		}
 		blocks = append(blocks, v)
 	}
+	add := func(name string, points int, samples []ecowatt.Sample) {
+		show(vectorJSON{Name: name, Points: points, Block: hex.EncodeToString(encode(t, points, samples))}, samples)
+	}
 	add("morning", 10, morning(300, 9))
+	r := rand.New(rand.NewPCG(7, 7))
+	gaps := noise(160, 16, r.Uint64)
+	for i := range 4 {
+		gaps[40*i].Values[5*i] = ecowatt.Value{}
+	}
+	if encode(t, 16, gaps)[0] != kindStored {
+		t.Error("noise with gaps is not stored")
+	}
+	add("noise with gaps", 16, gaps)
 	gen := rapid.Custom(func(t *rapid.T) vector {
 		points, samples := wild(t)
 		return vector{points: points, samples: samples}
@@ -142,6 +159,24 @@ func TestSecondImplementation(t *testing.T) {
 	for i := range 30 {
 		v := gen.Example(i)
 		add(fmt.Sprintf("wild %d", i), v.points, v.samples)
+	}
+	deceits := 0
+	for i := range 60 {
+		junk := []byte{kindCoded, 3, 0, 30}
+		for range 40 {
+			junk = append(junk, byte(r.Uint32()|r.Uint32()|r.Uint32()))
+		}
+		junk = resealed(append(junk, 1, 0, 0, 0, 0))
+		v := vectorJSON{Name: fmt.Sprintf("junk %d", i), Points: 3, Block: hex.EncodeToString(junk), Junk: true}
+		if samples, err := Decode(junk, Limits{}); err == nil {
+			deceits++
+			show(v, samples)
+		} else {
+			blocks = append(blocks, v)
+		}
+	}
+	if deceits < 20 || deceits == 60 {
+		t.Errorf("%d blocks of junk of 60 can be decoded", deceits)
 	}
 	input, err := json.Marshal(blocks)
 	if err != nil {
