@@ -399,10 +399,12 @@ func TestRefusesToStart(t *testing.T) {
 			c := start(t, Options{Data: data})
 			c.add("roof-1")
 			c.stop()
-			o := Options{Data: data, Listen: "127.0.0.1:0", Ready: func(string) { t.Error("it serves") }}
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			o := Options{Data: data, Listen: "127.0.0.1:0", Ready: func(string) { stop() }}
 			test.spoil(t, data, &o)
 			before := contents(t, data)
-			err := Run(t.Context(), o)
+			err := Run(ctx, o)
 			if err == nil {
 				t.Fatal("it started")
 			}
