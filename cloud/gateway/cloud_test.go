@@ -103,6 +103,8 @@ func (c *cloud) options() gateway.Options {
 		Store: &countingStore{Store: gateway.Of(c.store), cloud: c}, Keys: c.ring, Random: c.random, Slot: slot,
 		Now:    func() time.Time { return c.time() },
 		Logger: slog.New(slog.NewTextHandler(&c.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+
+		HandshakeRate: 1_000_000, // tests of what comes after the limit have one address and a clock that stands
 	}
 }
 

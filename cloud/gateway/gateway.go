@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -106,6 +107,13 @@ type Options struct {
 	Now    func() time.Time // the cloud's clock
 	Slot   time.Duration    // told to devices as the time until their next exchange; 0 for DefaultSlot
 	Logger *slog.Logger
+
+	// HandshakeRate is how many handshakes a second each address may begin, and
+	// five times as many at once; 0 for DefaultHandshakeRate. Requests are not
+	// limited by address: their devices have proved who they are.
+	HandshakeRate int
+	// TrustedProxies are those whose X-Forwarded-For is believed. Nil for none.
+	TrustedProxies []netip.Prefix
 }
 
 // Gateway is the handler of wire.PathSession and wire.PathExchange. Its methods
@@ -118,6 +126,9 @@ type Gateway struct {
 	slot     time.Duration
 	logger   *slog.Logger
 	nobody   session.Credential // whose key is tried where there is none
+	limiter  *limiter
+	proxies  []netip.Prefix
+	curve    *turns
 	counters counters
 	alarms   *alarms
 }
@@ -133,13 +144,20 @@ func New(o Options) (*Gateway, error) {
 	if o.Slot < time.Second {
 		return nil, fmt.Errorf("gateway: a slot of %v is shorter than a second", o.Slot)
 	}
+	if o.HandshakeRate == 0 {
+		o.HandshakeRate = DefaultHandshakeRate
+	}
+	if o.HandshakeRate < 1 {
+		return nil, fmt.Errorf("gateway: %d handshakes a second are too few", o.HandshakeRate)
+	}
 	nobody, err := newNobody(o.Keys, o.Random)
 	if err != nil {
 		return nil, err
 	}
 	return &Gateway{
 		store: o.Store, keys: o.Keys, random: o.Random, now: o.Now, slot: o.Slot, logger: o.Logger,
-		nobody: nobody, counters: newCounters(), alarms: newAlarms(o.Logger),
+		nobody: nobody, limiter: newLimiter(o.HandshakeRate, o.Now()), proxies: o.TrustedProxies, curve: newTurns(),
+		counters: newCounters(), alarms: newAlarms(o.Logger),
 	}, nil
 }
 
@@ -188,7 +206,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	if refused != nil {
 		g.counters.count(refused.reason)
-		g.logger.DebugContext(r.Context(), "message refused", "code", refused.code.String(), "reason", string(refused.reason))
+		if g.logger.Enabled(r.Context(), slog.LevelDebug) {
+			g.logger.DebugContext(r.Context(), "message refused", "code", refused.code.String(), "reason", string(refused.reason))
+		}
 		answer = wire.ErrorMessage{Code: refused.code, RetryAfter: refused.retryAfter}.Append(nil)
 		if status = refused.httpStatus(); status == http.StatusMethodNotAllowed {
 			header.Set("Allow", http.MethodPost)
@@ -205,6 +225,9 @@ func (g *Gateway) serve(r *http.Request) ([]byte, *refusal) {
 	answer, longest := g.handshake, wire.HS1Size
 	switch r.URL.Path {
 	case wire.PathSession:
+		if wait := g.limiter.take(clientOf(r, g.proxies), g.now()); wait > 0 {
+			return nil, busy(wait)
+		}
 	case wire.PathExchange:
 		answer, longest = g.exchange, wire.MaxRequest
 	default:
@@ -233,7 +256,7 @@ func read(r *http.Request, longest int) ([]byte, error) {
 		return nil, wire.ErrTooLarge
 	}
 	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 0), readAhead)) + bytes.MinRead)
+	body.Grow(int(min(max(r.ContentLength, 0), readAhead, int64(longest)+1)) + bytes.MinRead)
 	if _, err := body.ReadFrom(io.LimitReader(r.Body, int64(longest)+1)); err != nil {
 		return nil, fmt.Errorf("reading a message: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"ecowatt/cloud/session"
 	"ecowatt/key"
@@ -100,12 +99,9 @@ func (g *Gateway) establish(ctx context.Context, o session.Offer, past session.P
 	welcome := wire.Welcome{
 		ServerTime: o.At.UnixMilli(), Lifetime: o.Lifetime, MaxRequest: wire.MaxRequest, SlotHint: g.slot, Flags: flags(past),
 	}
-	hs2, secrets, err := responder.Finish(welcome, g.random)
-	if errors.Is(err, noise.ErrRefused) { // an ephemeral key of low order
-		return nil, refuse(wire.HandshakeBadTag)
-	}
-	if err != nil {
-		return nil, g.unavailable(ctx, "shaking hands", err)
+	hs2, secrets, refused := g.finish(ctx, responder, welcome)
+	if refused != nil {
+		return nil, refused
 	}
 	defer secrets.Keys.Destroy()
 	o.HS2, o.SID = hs2, secrets.SID
@@ -135,8 +131,8 @@ func (g *Gateway) handshakeRefused(ctx context.Context, err error) *refusal {
 	if reason == "" {
 		return g.unavailable(ctx, "storing a session", err)
 	}
-	if busy, ok := errors.AsType[*session.BusyError](err); ok {
-		return &refusal{code: wire.CodeBusy, retryAfter: max(busy.RetryAfter, time.Second), reason: reason}
+	if tooMany, ok := errors.AsType[*session.BusyError](err); ok {
+		return busy(tooMany.RetryAfter)
 	}
 	return refuse(reason)
 }
