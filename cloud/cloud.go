@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -44,10 +45,18 @@ type Options struct {
 	Slot      time.Duration // the time between a device's exchanges, 1 s … 24 h; default 15 min
 	Logger    *slog.Logger  // default discards
 
+	// HandshakeRate is how many handshakes a second each address may begin, 1 …
+	// 1,000,000; default gateway.DefaultHandshakeRate. TrustedProxies are those
+	// that are believed when they say for whom they ask; default none.
+	HandshakeRate  int
+	TrustedProxies []netip.Prefix
+
 	// Ready is called once, with the address that is listened on, when the cloud
 	// answers. Nil for nobody.
 	Ready func(address string)
 }
+
+const maxHandshakeRate = 1_000_000
 
 // OptionError says which option cannot be meant, and why. Nothing was touched.
 type OptionError struct {
@@ -99,6 +108,12 @@ func (o Options) checked() (Options, error) {
 	}
 	if o.Slot < time.Second || o.Slot > 24*time.Hour {
 		return refuse("--slot", "%v is not within 1s and 24h", o.Slot)
+	}
+	if o.HandshakeRate == 0 {
+		o.HandshakeRate = gateway.DefaultHandshakeRate
+	}
+	if o.HandshakeRate < 1 || o.HandshakeRate > maxHandshakeRate {
+		return refuse("--handshake-rate", "%d is not within 1 and %d", o.HandshakeRate, maxHandshakeRate)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -230,6 +245,7 @@ func bootstrap(ctx context.Context, db *store.Store, o Options) error {
 func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error) {
 	devices, err := gateway.New(gateway.Options{
 		Store: gateway.Of(s.db), Keys: keys, Random: rand.Reader, Now: time.Now, Slot: o.Slot, Logger: o.Logger,
+		HandshakeRate: o.HandshakeRate, TrustedProxies: o.TrustedProxies,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the gateway: %w", err)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -170,6 +171,41 @@ func TestGatewayIsThere(t *testing.T) {
 	}
 }
 
+// Handshakes are limited by address, which behind a trusted proxy is the one that
+// the proxy names.
+func TestHandshakesAreLimited(t *testing.T) {
+	for name, test := range map[string]struct {
+		proxies []netip.Prefix
+		want    int
+	}{
+		"no proxy":        {nil, 5},
+		"a trusted proxy": {[]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, 15},
+	} {
+		c := start(t, Options{Data: t.TempDir(), HandshakeRate: 1, TrustedProxies: test.proxies})
+		let := 0
+		for n := range 60 {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+c.address+"/v1/session", strings.NewReader("nonsense"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("X-Forwarded-For", fmt.Sprintf("192.0.2.%d", n%3))
+			response, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if response.StatusCode == http.StatusBadRequest {
+				let++
+			} else if response.StatusCode != http.StatusTooManyRequests {
+				t.Fatalf("%s: %v", name, response.Status)
+			}
+		}
+		if let < test.want || let > test.want+10 { // some seconds may have gone by
+			t.Errorf("%s: %d of 60 handshakes got by, want %d", name, let, test.want)
+		}
+	}
+}
+
 // The URL of enrolment files is the public one, or that of the request.
 func TestPublicURL(t *testing.T) {
 	for public, want := range map[string]string{"": "", "https://eco.example": "https://eco.example"} {
@@ -288,6 +324,8 @@ func TestOptions(t *testing.T) {
 		{Options{PublicURL: "https://user@eco.example"}, "--public-url", "https://HOST"},
 		{Options{Slot: time.Millisecond}, "--slot", "1ms"},
 		{Options{Slot: 25 * time.Hour}, "--slot", "25h"},
+		{Options{HandshakeRate: -1}, "--handshake-rate", "-1"},
+		{Options{HandshakeRate: 2_000_000}, "--handshake-rate", "2000000"},
 	} {
 		dir := filepath.Join(t.TempDir(), "data")
 		if test.option != "--data" {

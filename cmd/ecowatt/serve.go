@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 func (a *app) newServeCommand() *cobra.Command {
 	var o cloud.Options
 	var level, format string
+	var proxies []string
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the cloud",
@@ -28,7 +30,13 @@ The log goes to standard error. Interrupted, it finishes what it has begun.`,
 			if o.Slot == 0 { // which the cloud would take for its default
 				return usagef("--slot: 0s is not within 1s and 24h")
 			}
+			if o.HandshakeRate == 0 {
+				return usagef("--handshake-rate: 0 is not within 1 and 1000000")
+			}
 			var err error
+			if o.TrustedProxies, err = parseProxies(proxies); err != nil {
+				return err
+			}
 			if o.Logger, err = newLogger(a.stderr, level, format); err != nil {
 				return err
 			}
@@ -44,9 +52,27 @@ The log goes to standard error. Interrupted, it finishes what it has begun.`,
 	c.Flags().StringVar(&o.Listen, "listen", ":8080", "address to listen on; port 0 takes a free one")
 	c.Flags().StringVar(&o.PublicURL, "public-url", "", "where devices find the cloud, for enrolment files (default the URL of each request)")
 	c.Flags().DurationVar(&o.Slot, "slot", gateway.DefaultSlot, "time between the exchanges of a device")
+	c.Flags().IntVar(&o.HandshakeRate, "handshake-rate", gateway.DefaultHandshakeRate, "handshakes a second that each address may begin")
+	c.Flags().StringArrayVar(&proxies, "trusted-proxy", nil, "address or network of a proxy whose X-Forwarded-For is believed; may be given again")
 	c.Flags().StringVar(&level, "log-level", "info", "what to log: debug, info, warn, error")
 	c.Flags().StringVar(&format, "log-format", "text", "how to log: text, json")
 	return c
+}
+
+// parseProxies reads addresses and networks.
+func parseProxies(texts []string) ([]netip.Prefix, error) {
+	var proxies []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, addr := netip.ParseAddr(text); addr == nil && a.Zone() == "" {
+			p, err = a.Prefix(a.BitLen())
+		}
+		if err != nil || p.Addr().Is4In6() {
+			return nil, usagef("--trusted-proxy: %q is neither an address nor a network like 10.0.0.0/8", text)
+		}
+		proxies = append(proxies, p)
+	}
+	return proxies, nil
 }
 
 // newLogger is the logger of a program that runs for long.
