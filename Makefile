@@ -44,11 +44,7 @@ race: ## all tests, under the race detector
 	go test -race -shuffle=on ./...
 
 fuzz: ## each fuzz target for FUZZTIME
-	@go list ./... | while read -r p; do \
-	  go test -list '^Fuzz' "$$p" | grep '^Fuzz' | while read -r f; do \
-	    echo "fuzz $$p $$f"; \
-	    out=$$(go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x "$$p" 2>&1) || { echo "$$out"; exit 1; }; \
-	  done || exit 1; done
+	@scripts/fuzz.sh $(FUZZTIME) ./...
 
 fix: ## format, and what the tools can mend
 	go fix ./...
