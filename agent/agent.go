@@ -33,12 +33,18 @@ type Options struct {
 	Dir    string    // the gateway's folder
 	Config string    // the settings file; "" for agent.yaml in Dir
 	Log    io.Writer // where the log goes, as text, one line each
+
+	// Credentials is the folder in which the system hands credentials over
+	// (systemd.exec(5), CREDENTIALS_DIRECTORY); "" for none. The one named
+	// identity.StorageCredential seals the keys in Dir.
+	Credentials string
 }
 
 // Run is the agent of the gateway's folder until ctx ends, which is no error.
 // When it returns, what was sampled is on the disk. The error wraps
 // disk.ErrLocked where another agent works in the folder,
-// identity.ErrNotEnrolled where nobody was enrolled, and ErrNoSettings; every
+// identity.ErrNotEnrolled where nobody was enrolled, identity.ErrNoKey and
+// ErrStorage where its keys are lost or sealed, and ErrNoSettings; every
 // error says what to do about it where a person can do something.
 func Run(ctx context.Context, o Options) error {
 	lock, err := disk.Lock(o.Dir)
@@ -60,8 +66,12 @@ const howToEnrol = "enrol the device with 'ecowatt-agent enroll FILE --dir DIR'"
 
 // open reads who the device is and what it is to do, and makes it.
 func open(o Options) (*device, error) {
+	storage, err := storageKey(o.Credentials)
+	if err != nil {
+		return nil, err
+	}
 	folder := disk.OS(o.Dir)
-	id, err := identity.Load(folder)
+	id, err := identity.Folder{FS: folder, Storage: storage}.Load()
 	if errors.Is(err, identity.ErrNotEnrolled) {
 		return nil, fmt.Errorf("%s: %w: %s", o.Dir, err, howToEnrol)
 	}
@@ -94,6 +104,7 @@ func open(o Options) (*device, error) {
 		settings:  settings,
 		identity:  id,
 		folder:    folder,
+		storage:   storage,
 		boot:      boot,
 		now:       monotonic,
 		transport: client,

@@ -26,24 +26,38 @@ import (
 // It is a Transport for devices in virtual time and an http.Handler for others.
 type cloud struct {
 	t    testing.TB
-	psk  key.PSK
 	time func() time.Time
 
 	maxRequest uint32
 
 	mu       sync.Mutex
+	keys     map[key.ID]*cloudKey
+	window   bool           // an operator lets the device recover
+	zero     bool           // the key of an offer is zeros
+	offer    *wire.KeyOffer // stands in every answer, in place of the pending key
 	sessions map[wire.SessionID]*session
 	bodies   map[wire.MessageID]string // of every message that was ever stored
 	blocks   []wire.TelemetryBlock     // in the order in which they were stored
 	logs     []wire.LogEntry
 	stock    []wire.Inventory
 	requests []wire.Request
+	under    []key.Epoch   // with which key each of them came
 	changed  chan struct{} // closed and made anew at each request
 
 	// meddle, if set, may change the statuses of a request's messages before they
 	// take effect, or hold the answer back.
 	meddle func(n int, q wire.Request, results []wire.Result) fate
 	away   bool
+
+	// between, if set, stands on the way: ask passes the message on.
+	between func(path string, msg []byte, ask func() (uplink.Reply, error)) (uplink.Reply, error)
+}
+
+// cloudKey is a key of the device as the cloud has it (protocol, section 9).
+type cloudKey struct {
+	identity.Credential
+	state string // "pending", "active", "recovery" or "retired"
+	burn  bool
 }
 
 // fate is what becomes of a request and its answer.
@@ -58,12 +72,13 @@ const (
 type session struct {
 	keys key.Session
 	last wire.Sequence
+	with *cloudKey
 }
 
 func newCloud(tb testing.TB, c identity.Credential, now func() time.Time) *cloud {
 	tb.Helper()
 	return &cloud{
-		t: tb, psk: c.Key.NoisePSK(wire.Suite1), time: now, maxRequest: wire.MaxRequest,
+		t: tb, keys: map[key.ID]*cloudKey{c.ID: {Credential: c, state: "active"}}, time: now, maxRequest: wire.MaxRequest,
 		sessions: map[wire.SessionID]*session{}, bodies: map[wire.MessageID]string{}, changed: make(chan struct{}),
 	}
 }
@@ -77,13 +92,17 @@ func (c *cloud) Post(_ context.Context, path string, msg []byte, limit int) (upl
 	if c.away {
 		return uplink.Reply{}, errLost
 	}
-	var reply uplink.Reply
-	var err error
-	if path == wire.PathSession {
-		reply, err = c.session(msg)
-	} else {
-		reply, err = c.exchange(msg)
+	ask := func() (uplink.Reply, error) {
+		if path == wire.PathSession {
+			return c.session(msg)
+		}
+		return c.exchange(msg)
 	}
+	between := c.between
+	if between == nil {
+		between = func(_ string, _ []byte, ask func() (uplink.Reply, error)) (uplink.Reply, error) { return ask() }
+	}
+	reply, err := between(path, msg, ask)
 	if len(reply.Body) > limit {
 		reply.Body = nil
 	}
@@ -116,16 +135,27 @@ func refuse(code wire.Code) (uplink.Reply, error) {
 }
 
 func (c *cloud) session(hs1 []byte) (uplink.Reply, error) {
-	responder, err := noise.Accept(c.psk, hs1)
+	h, err := wire.Parse(hs1, wire.HS1)
+	if err != nil {
+		return refuse(wire.CodeOf(err))
+	}
+	k := c.keys[h.KeyID()]
+	if k == nil || k.state == "retired" || k.state == "recovery" && !c.window {
+		return refuse(wire.CodeRefused)
+	}
+	responder, err := noise.Accept(k.Key.NoisePSK(wire.Suite1), hs1)
 	if err != nil {
 		return refuse(wire.CodeRefused)
 	}
 	welcome := wire.Welcome{ServerTime: c.time().UnixMilli(), Lifetime: 24 * time.Hour, MaxRequest: c.maxRequest}
+	if k.state == "recovery" {
+		welcome.Flags = wire.RecoverySession
+	}
 	hs2, secrets, err := responder.Finish(welcome, rand.Reader)
 	if err != nil {
 		return refuse(wire.CodeRefused)
 	}
-	c.sessions[secrets.SID] = &session{keys: secrets.Keys}
+	c.sessions[secrets.SID] = &session{keys: secrets.Keys, with: k}
 	return uplink.Reply{Status: 200, Body: hs2}, nil
 }
 
@@ -155,7 +185,7 @@ func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
 	if c.meddle != nil {
 		becomes = c.meddle(len(c.requests), q, results)
 	}
-	c.requests = append(c.requests, q)
+	c.requests, c.under = append(c.requests, q), append(c.under, s.with.Epoch)
 	defer func() {
 		close(c.changed)
 		c.changed = make(chan struct{})
@@ -164,7 +194,11 @@ func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
 		return uplink.Reply{}, errLost
 	}
 	s.last = h.Sequence()
+	a := wire.Answer{ServerTime: c.time().UnixMilli(), Results: results, KeyOffer: c.rotate(s, q)}
 	for i, m := range q.Messages {
+		if s.with.state == "recovery" {
+			c.t.Error("a message in a recovery session")
+		}
 		if results[i].Status == wire.Stored {
 			results[i].Status = c.store(m)
 		}
@@ -172,9 +206,13 @@ func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
 	if becomes == forgotten {
 		return uplink.Reply{}, errLost
 	}
-	answer, err := wire.EncodeAnswer(wire.Answer{ServerTime: c.time().UnixMilli(), Results: results})
+	answer, err := wire.EncodeAnswer(a)
 	if err != nil {
 		c.t.Error(err)
+	}
+	if c.zero && a.KeyOffer != nil {
+		secret := a.KeyOffer.Key.Secret()
+		answer = bytes.Replace(answer, secret[:], make([]byte, key.Size), 1)
 	}
 	rsp, err := record.SealAnswer(s.keys, h.Session(), h.Sequence(), mac, rand.Reader, answer)
 	if err != nil {

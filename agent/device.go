@@ -16,6 +16,7 @@ import (
 	"ecowatt/internal/disk"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
+	"ecowatt/key"
 	"ecowatt/wire"
 )
 
@@ -24,6 +25,7 @@ type parts struct {
 	settings  Settings
 	identity  identity.Identity
 	folder    disk.FS              // the gateway's
+	storage   key.Storage          // seals the keys in it; no key leaves them plain
 	boot      wire.BootID          // names this boot of the gateway
 	now       func() time.Duration // since that boot
 	transport uplink.Transport
@@ -40,6 +42,7 @@ type device struct {
 	reports *reports
 	queue   *queue
 	clock   *clockKeeper
+	keys    *keyKeeper
 	uplink  *uplink.Uplink
 	pollers []*acquire.Poller
 
@@ -53,7 +56,11 @@ func newDevice(p parts) (*device, error) {
 	d := &device{parts: p, reports: &reports{}}
 	d.logger = newLogger(p.log, p.settings.LogLevel, d.reports, p.now)
 	for _, torn := range p.identity.Torn {
-		d.logger.Warn("a key file is passed over", "code", "key_slot_torn", "file", torn)
+		d.logger.Warn("a key file is passed over", "code", codeSlotTorn, "file", torn)
+	}
+	folder := identity.Folder{FS: p.folder, Storage: p.storage}
+	if err := folder.Mend(); err != nil { // the next start does it
+		d.logger.Error("the key files cannot be put in order", "code", codeNotMended, "error", err)
 	}
 	d.clock = openClock(p.folder, p.boot, d.logger)
 	now := p.now()
@@ -67,14 +74,16 @@ func newDevice(p parts) (*device, error) {
 		d.pollers = append(d.pollers, poller)
 	}
 	var err error
+	newest, fallback := p.identity.First()
 	d.uplink, err = uplink.New(uplink.Options{
-		Transport: p.transport, Credential: uplink.Credential(p.identity.Active), Fallback: (*uplink.Credential)(p.identity.Fallback),
+		Transport: p.transport, Credential: uplink.Credential(newest), Fallback: (*uplink.Credential)(fallback),
 		Boot: p.boot, Now: p.now, Clock: d.clock.restored(now),
 		Interval: p.settings.UploadInterval, Random: p.random, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
+	d.keys = &keyKeeper{folder: folder, keys: p.identity.Keys, uplink: d.uplink, logger: d.logger}
 	inventory, err := encodeInventory(p.settings, p.random)
 	if err != nil {
 		return nil, err

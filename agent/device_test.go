@@ -130,10 +130,13 @@ func newRig(t *testing.T, edit func(*Settings)) *rig {
 	if edit != nil {
 		edit(&s)
 	}
-	id := identity.Identity{Device: "roof-1", CloudURL: s.CloudURL, Active: credential(t)}
-	r.cloud = newCloud(t, id.Active, time.Now)
+	e := identity.Enrolment{Device: "roof-1", CloudURL: s.CloudURL, Credential: credential(t)}
+	if err := (identity.Folder{FS: r.disk}).Enroll(e); err != nil {
+		t.Fatal(err)
+	}
+	r.cloud = newCloud(t, e.Credential, time.Now)
 	r.parts = parts{
-		settings: s, identity: id, boot: wire.BootID{0xb0}, now: func() time.Duration { return time.Since(r.boot) },
+		settings: s, boot: wire.BootID{0xb0}, now: func() time.Duration { return time.Since(r.boot) },
 		transport: r.cloud, inverters: func(InverterSettings) acquire.Source { return r.plant },
 		firmware: wire.Firmware{State: wire.FirmwareConfirmed, Version: "0.0.0"}, random: rand.Reader, log: r.log,
 	}
@@ -143,7 +146,11 @@ func newRig(t *testing.T, edit func(*Settings)) *rig {
 // start starts the agent on what is on the disk.
 func (r *rig) start() {
 	r.t.Helper()
-	r.parts.folder = r.disk
+	id, err := identity.Folder{FS: r.disk, Storage: r.parts.storage}.Load()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.parts.folder, r.parts.identity = r.disk, id
 	d, err := newDevice(r.parts)
 	if err != nil {
 		r.t.Fatal(err)

@@ -16,8 +16,12 @@ import (
 // Enroll imports an enrolment file into the gateway's folder, which is made
 // where it is missing, and removes the file when what was in it is durable. A
 // file that is refused stays, and the folder as it is. To overwrite the file
-// first would be for show: flash writes elsewhere.
-func Enroll(dir, file string) (ecowatt.DeviceID, error) {
+// first would be for show: flash writes elsewhere. credentials is as in Options.
+func Enroll(dir, file, credentials string) (ecowatt.DeviceID, error) {
+	storage, err := storageKey(credentials)
+	if err != nil {
+		return "", err
+	}
 	e, err := readEnrolment(file)
 	if err != nil {
 		return "", err
@@ -31,7 +35,7 @@ func Enroll(dir, file string) (ecowatt.DeviceID, error) {
 		return "", err
 	}
 	defer lock.Close()
-	if err := identity.Enroll(disk.OS(dir), e); err != nil {
+	if err := (identity.Folder{FS: disk.OS(dir), Storage: storage}).Enroll(e); err != nil {
 		return "", fmt.Errorf("%s: %w", dir, err)
 	}
 	if err := disk.Delete(disk.OS(filepath.Dir(file)), filepath.Base(file)); err != nil {

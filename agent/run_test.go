@@ -54,7 +54,7 @@ func newGateway(tb testing.TB) *gateway {
 	g.cloud = newCloud(tb, c, time.Now)
 	server := httptest.NewServer(g.cloud)
 	tb.Cleanup(server.Close)
-	device, err := Enroll(g.dir, enrolmentFile(tb, "roof-1", server.URL, c))
+	device, err := Enroll(g.dir, enrolmentFile(tb, "roof-1", server.URL, c), "")
 	if err != nil || device != "roof-1" {
 		tb.Fatalf("enrolled %q, %v", device, err)
 	}
@@ -164,7 +164,7 @@ func TestRun(t *testing.T) {
 	if err := Run(t.Context(), Options{Dir: g.dir, Log: &lockedBuffer{}}); !errors.Is(err, disk.ErrLocked) || !strings.Contains(err.Error(), g.dir) {
 		t.Errorf("a second agent in the folder: %v", err)
 	}
-	if _, err := Enroll(g.dir, enrolmentFile(t, "roof-1", "http://c", credential(t))); !errors.Is(err, disk.ErrLocked) {
+	if _, err := Enroll(g.dir, enrolmentFile(t, "roof-1", "http://c", credential(t)), ""); !errors.Is(err, disk.ErrLocked) {
 		t.Errorf("enrolling under a running agent: %v", err)
 	}
 	if err := stop(); err != nil {
@@ -249,13 +249,13 @@ func chmod(t *testing.T, name string, mode fs.FileMode) {
 func TestEnrollRemovesTheFile(t *testing.T) {
 	dir, c := filepath.Join(t.TempDir(), "new", "folder"), credential(t)
 	file := enrolmentFile(t, "roof-1", "http://cloud", c)
-	if device, err := Enroll(dir, file); err != nil || device != "roof-1" {
+	if device, err := Enroll(dir, file, ""); err != nil || device != "roof-1" {
 		t.Fatalf("%q, %v", device, err)
 	}
 	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the file with the key is left: %v", err)
 	}
-	if id, err := identity.Load(disk.OS(dir)); err != nil || id.Device != "roof-1" || !id.Active.Key.Equal(c.Key) {
+	if id, err := (identity.Folder{FS: disk.OS(dir)}).Load(); err != nil || id.Device != "roof-1" || !id.Active.Key.Equal(c.Key) {
 		t.Errorf("%+v, %v", id, err)
 	}
 	info, err := os.Stat(dir)
@@ -266,7 +266,7 @@ func TestEnrollRemovesTheFile(t *testing.T) {
 
 func TestEnrollRefuses(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Enroll(dir, enrolmentFile(t, "roof-1", "http://cloud", credential(t))); err != nil {
+	if _, err := Enroll(dir, enrolmentFile(t, "roof-1", "http://cloud", credential(t)), ""); err != nil {
 		t.Fatal(err)
 	}
 	good := enrolmentFile(t, "roof-2", "http://cloud", credential(t))
@@ -293,7 +293,7 @@ func TestEnrollRefuses(t *testing.T) {
 		if c.dir == "new" {
 			c.dir = filepath.Join(t.TempDir(), "new")
 		}
-		_, err := Enroll(c.dir, c.file)
+		_, err := Enroll(c.dir, c.file, "")
 		for _, want := range c.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", c.name, err, want)

@@ -48,7 +48,7 @@ func TestNoSessionOnDisk(t *testing.T) {
 	g := newGateway(t)
 	device := credential(t)
 	dir := t.TempDir() // a folder with a key that is there to be found
-	if _, err := Enroll(dir, enrolmentFile(t, "roof-2", "http://cloud", device)); err != nil {
+	if _, err := Enroll(dir, enrolmentFile(t, "roof-2", "http://cloud", device), ""); err != nil {
 		t.Fatal(err)
 	}
 	known := device.Key.Secret()
@@ -67,7 +67,7 @@ func TestNoSessionOnDisk(t *testing.T) {
 				}
 			}
 		}
-		psk := g.cloud.psk.Secret()
+		psk := g.cloud.find("active").Key.NoisePSK(wire.Suite1).Secret()
 		if got := filesWith(t, g.dir, psk[:]); len(got) > 0 {
 			t.Errorf("%s, the key of the handshake is in %s", when, strings.Join(got, ", "))
 		}

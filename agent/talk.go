@@ -26,18 +26,19 @@ func (d *device) talk(ctx context.Context) error {
 }
 
 // slot sends what there is, in as many requests as it takes, and ends with the
-// first that fails or after which nothing more can go.
+// first that fails or after which nothing more can go. A key that was taken is
+// used at once.
 func (d *device) slot(ctx context.Context) {
 	if d.uplink.Clock().Known() {
 		d.report() // so that it lasts, whether the cloud is there or not
 	}
 	for range maxRequests {
-		settled, err := d.exchange(ctx)
+		more, err := d.exchange(ctx)
 		if ctx.Err() != nil || errors.Is(err, uplink.ErrNotDue) {
 			break
 		}
 		d.noteContact(err)
-		if stats, _ := d.queue.stats(); err != nil || settled == 0 || stats.Messages == 0 || !sleep(ctx, pace) {
+		if !more || !sleep(ctx, pace) {
 			break
 		}
 	}
@@ -65,15 +66,18 @@ func (d *device) putPending() {
 	}
 }
 
-// exchange makes one attempt, and returns how many messages it settled. Samples
-// and log become messages when the session stands, for then the time is known.
-func (d *device) exchange(ctx context.Context) (settled int, err error) {
+// exchange makes one attempt, and returns whether another one is worth it at once.
+// Samples and log become messages when the session stands, for then the time is
+// known. In a recovery session all of them stay.
+func (d *device) exchange(ctx context.Context) (more bool, err error) {
 	var sent []buffer.Message
 	answer, err := d.uplink.Exchange(ctx, func(room int) (wire.Request, error) {
 		d.report()
 		d.pack()
-		sent = d.queue.next(room)
-		q := wire.Request{Firmware: &d.firmware}
+		if !d.uplink.Status().Recovery {
+			sent = d.queue.next(room)
+		}
+		q := wire.Request{Firmware: &d.firmware, Epochs: d.keys.epochs()}
 		for _, m := range sent {
 			q.Messages = append(q.Messages, wireMessage(m))
 		}
@@ -83,11 +87,17 @@ func (d *device) exchange(ctx context.Context) (settled int, err error) {
 		d.pack()
 	}
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	ids := d.outcome(sent, answer.Results)
 	d.queue.settle(ids)
-	return len(ids), nil
+	now := int64(0)
+	if wall := d.uplink.Clock().Wall(d.now()); wall != nil {
+		now = wall.At
+	}
+	rekeyed := d.keys.answered(answer.KeyOffer, now)
+	stats, _ := d.queue.stats()
+	return rekeyed || len(ids) > 0 && stats.Messages > 0, nil
 }
 
 // packAnyway is the number of samples that are packed even though there is

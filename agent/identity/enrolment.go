@@ -202,50 +202,50 @@ func validPort(u *url.URL) bool {
 // Enroll makes the gateway's folder that of a device: the key first, then
 // identity.json, which is what makes it enrolled. When it returns nil, all of
 // it is durable; when power fails before that, the device is enrolled or it is
-// not, and Enroll can be called again. Enrolling with the same key again is
-// fine. The error wraps ErrOther, and nothing changes, when the folder is
-// another device's, or this device's with another key.
-func Enroll(fsys disk.FS, e Enrolment) error {
-	now, err := readIdentity(fsys)
+// not, and Enroll can be called again. Enrolling with a key that the device holds
+// is fine, and changes none. The error wraps ErrOther, and nothing changes, when
+// the folder is another device's, or this device's with other keys.
+func (f Folder) Enroll(e Enrolment) error {
+	now, err := readIdentity(f.FS)
 	enrolled := err == nil
 	if err != nil && !errors.Is(err, ErrNotEnrolled) {
 		return err
 	}
-	if enrolled && now.Device != e.Device {
+	if !enrolled {
+		return f.enroll(e)
+	}
+	if now.Device != e.Device {
 		return fmt.Errorf("%w: as device %s", ErrOther, now.Device)
 	}
-	if enrolled {
-		held, _, err := readSlots(fsys)
-		if err != nil {
-			return err
-		}
-		if len(held) > 0 && !slices.ContainsFunc(held, e.Credential.equal) {
-			return fmt.Errorf("%w: as device %s, with another key; to give it a new one remove %s and %s first", ErrOther, now.Device, identityFile, keysFolder)
-		}
-		if len(held) > 0 {
-			return writeIdentity(fsys, e.identity())
-		}
+	held, _, err := f.readSlots()
+	if err != nil {
+		return err
 	}
-	return e.write(fsys)
+	keys, some := resolve(held)
+	switch {
+	case !some:
+		return f.enroll(e)
+	case !keys.Hold(e.Credential):
+		return fmt.Errorf("%w: as device %s, with another key; to give it a new one remove %s and %s first", ErrOther, now.Device, identityFile, keysFolder)
+	}
+	return writeIdentity(f.FS, e.identity())
 }
 
 func (e Enrolment) identity() Identity {
 	return Identity{Device: e.Device, CloudURL: e.CloudURL, FirmwareRoot: e.FirmwareRoot}
 }
 
-// write writes the key and then the identity. What the other slot may hold is
+// enroll writes the key and then the identity. What the other slot may hold is
 // nobody's; of a higher epoch it would be taken for this device's key.
-func (e Enrolment) write(fsys disk.FS) error {
-	if err := disk.MkdirAll(fsys, keysFolder, folderMode); err != nil {
+func (f Folder) enroll(e Enrolment) error {
+	if err := disk.MkdirAll(f.FS, keysFolder, folderMode); err != nil {
 		return err
 	}
-	if err := disk.Delete(fsys, slotB); err != nil {
+	if err := f.remove(1); err != nil {
 		return err
 	}
-	slot := appendSlot(nil, e.Credential)
-	defer clear(slot)
-	if err := disk.WriteFile(fsys, slotA, slot, secretMode); err != nil {
+	if err := f.write(0, slot{Credential: e.Credential, state: active}); err != nil {
 		return err
 	}
-	return writeIdentity(fsys, e.identity())
+	return writeIdentity(f.FS, e.identity())
 }

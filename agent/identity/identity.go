@@ -1,11 +1,12 @@
-// Package identity knows who a device is: it imports the enrolment file once
-// (PROTOCOL section 11) and keeps what was in it in the gateway's folder.
+// Package identity knows who a device is and which keys it holds: it imports the
+// enrolment file once, keeps what was in it in the gateway's folder, and changes
+// keys there so that no power cut leaves the device without one that the cloud
+// takes (protocol, sections 9 and 11).
 //
 //	identity.json       the device, its cloud, the root of trust for firmware
-//	keys/psk.a, psk.b   two slots for keys, mode 0600
+//	keys/psk.a, psk.b   two slots for keys, mode 0600, sealed where the system
+//	                    keeps a storage key for the gateway
 //
-// The key of the highest epoch in an intact slot is the active one. The other
-// slot is for the key of the next epoch, or still holds that of the one before.
 // docs/formats/keys.md has the bytes.
 package identity
 
@@ -34,7 +35,16 @@ var (
 	ErrMode = errors.New("a key file is open to others")
 	// ErrNoKey says that no slot holds an intact key.
 	ErrNoKey = errors.New("no intact key")
+	// ErrStorage says that a slot is sealed and does not open: there is no storage
+	// key, or another one.
+	ErrStorage = errors.New("a key file is sealed")
+	// ErrVersion says that a slot was written by another version of the agent.
+	ErrVersion = errors.New("a key file of another version")
 )
+
+// StorageCredential is the name of the credential that a storage key is derived
+// from, as systemd knows it (systemd.exec(5), LoadCredentialEncrypted=).
+const StorageCredential = "ecowatt-storage-key"
 
 // Names of the files below the gateway's folder.
 const (
@@ -52,14 +62,22 @@ const (
 	folderMode fs.FileMode = 0o700
 )
 
+// slotNames returns the files of the slots, number 0 and number 1.
+func slotNames() [2]string { return [2]string{slotA, slotB} }
+
+// Folder is the gateway's folder. One process at a time works in it.
+type Folder struct {
+	FS      disk.FS
+	Storage key.Storage // seals the slots that are written; no key leaves them plain
+}
+
 // Identity is who a device is, and with which keys it proves that.
 type Identity struct {
 	Device       ecowatt.DeviceID
-	CloudURL     string      // as ParseCloudURL returns it
-	FirmwareRoot []byte      // the root of trust for firmware; empty where there is none yet
-	Active       Credential  // of the highest epoch
-	Fallback     *Credential // of an epoch before it; nil where none is kept
-	Torn         []string    // key files that were passed over, each with what is wrong with it
+	CloudURL     string // as ParseCloudURL returns it
+	FirmwareRoot []byte // the root of trust for firmware; empty where there is none yet
+	Keys
+	Torn []string // key files that were passed over, each with what is wrong with it
 }
 
 // Credential is the key of one epoch.
@@ -69,36 +87,93 @@ type Credential struct {
 	Key   key.Device
 }
 
-func (c Credential) equal(o Credential) bool {
+// Equal compares in constant time, as far as keys go.
+func (c Credential) Equal(o Credential) bool {
 	return c.ID == o.ID && c.Epoch == o.Epoch && c.Key.Equal(o.Key)
 }
 
-// Load reads who the device is from the gateway's folder. It returns
-// ErrNotEnrolled where nobody is, an error that wraps ErrMode when a key file
-// has a mode wider than 0600 or another owner than this process, and one that
-// wraps ErrNoKey when no slot is intact. A torn slot beside an intact one is
-// what a power cut may leave, and is told in Torn.
-func Load(fsys disk.FS) (Identity, error) {
-	id, err := readIdentity(fsys)
+// Load reads who the device is. It returns ErrNotEnrolled where nobody is, and
+// errors that wrap ErrMode when a key file has a mode wider than 0600 or another
+// owner than this process, ErrStorage when one is sealed and does not open,
+// ErrVersion, and ErrNoKey when no slot is intact. A torn slot beside an intact
+// one is what a failing disk may leave, and is told in Torn.
+func (f Folder) Load() (Identity, error) {
+	id, err := readIdentity(f.FS)
 	if err != nil {
 		return Identity{}, err
 	}
-	held, torn, err := readSlots(fsys)
+	held, torn, err := f.readSlots()
 	if err != nil {
 		return Identity{}, err
 	}
-	if len(held) == 0 {
-		return Identity{}, fmt.Errorf("%w in %s and %s: enrol the device again", ErrNoKey, slotA, slotB)
+	keys, ok := resolve(held)
+	if !ok {
+		return Identity{}, fmt.Errorf("%w in %s and %s: import the enrolment file again; when the key was changed since, the operator lets the device in with 'ecowatt device recover %s' first", ErrNoKey, slotA, slotB, id.Device)
 	}
-	id.Active, id.Torn = held[0], torn
-	if len(held) > 1 {
-		newer, older := held[0], held[1]
-		if newer.Epoch < older.Epoch {
-			newer, older = older, newer
-		}
-		id.Active, id.Fallback = newer, &older
-	}
+	id.Keys, id.Torn = keys, torn
 	return id, nil
+}
+
+// Mend brings the slots into the form in which they are kept: sealed where there
+// is a storage key, without what a cut left of writing them, and without what a
+// burn was to destroy. Whatever is cut, the keys stay what they are.
+func (f Folder) Mend() error {
+	held, _, err := f.readSlots()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, name := range slotNames() {
+		if held[i] != nil && !held[i].sealed && !f.Storage.IsZero() {
+			errs = append(errs, f.write(i, held[i].slot))
+		}
+		errs = append(errs, f.forget(name+disk.Temporary))
+	}
+	if keys, ok := resolve(held); ok {
+		_, err := f.Tidy(keys, 0)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// forget deletes a file that hardly ever is there.
+func (f Folder) forget(name string) error {
+	if _, err := f.FS.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return disk.Delete(f.FS, name)
+}
+
+// found is an intact slot as it was found on the disk.
+type found struct {
+	slot
+	sealed bool
+}
+
+// resolve tells what the intact slots are to the device, nil being one that is
+// not intact or not there; false when there is none.
+func resolve(held [2]*found) (Keys, bool) {
+	a, b := held[0], held[1]
+	switch {
+	case a == nil && b == nil:
+		return Keys{}, false
+	case b == nil:
+		return Keys{Active: a.Credential, in: 0}, true
+	case a == nil:
+		return Keys{Active: b.Credential, in: 1}, true
+	}
+	newer, older, in := b, a, 1
+	if a.Epoch > b.Epoch {
+		newer, older, in = a, b, 0
+	}
+	if newer.state == staged {
+		return Keys{Active: older.Credential, Staged: &newer.Credential, Burn: newer.burn, in: 1 - in}, true
+	}
+	keys := Keys{Active: newer.Credential, in: in, doomed: newer.burn}
+	if !newer.burn {
+		keys.Fallback, keys.End = &older.Credential, older.end
+	}
+	return keys, true
 }
 
 // identityJSON is the file identity.json.
@@ -150,36 +225,56 @@ func writeIdentity(fsys disk.FS, id Identity) error {
 	return disk.WriteFile(fsys, identityFile, append(data, '\n'), secretMode)
 }
 
-// readSlots returns the keys of the intact slots, and what is wrong with the
-// torn ones.
-func readSlots(fsys disk.FS) (held []Credential, torn []string, err error) {
-	for _, name := range []string{slotA, slotB} {
-		info, err := fsys.Stat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("reading %s: %w", name, err)
-		}
-		if err := checkMode(name, info); err != nil {
-			return nil, nil, err
-		}
-		data, err := disk.ReadFile(fsys, name, slotSize)
-		if err != nil && !errors.Is(err, disk.ErrTooLarge) {
-			return nil, nil, err
-		}
-		c, err := parseSlot(data)
-		clear(data)
-		if err != nil {
+// readSlots returns the intact slots by number, nil for each other one, and what
+// is wrong with the torn ones.
+func (f Folder) readSlots() (held [2]*found, torn []string, err error) {
+	for i, name := range slotNames() {
+		x, err := f.readSlot(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, errTorn):
 			torn = append(torn, name+": "+err.Error())
-			continue
+		case err != nil:
+			return held, nil, err
+		default:
+			held[i] = &x
 		}
-		held = append(held, c)
 	}
-	if len(held) == 2 && held[0].Epoch == held[1].Epoch {
-		return held[:1], append(torn, slotB+": of the same epoch as "+slotA), nil
+	if held[0] != nil && held[1] != nil && held[0].Epoch == held[1].Epoch {
+		held[1] = nil
+		torn = append(torn, slotB+": of the same epoch as "+slotA)
 	}
 	return held, torn, nil
+}
+
+// readSlot reads one slot. The error is errTorn, wraps fs.ErrNotExist, or is for
+// people.
+func (f Folder) readSlot(name string) (found, error) {
+	info, err := f.FS.Stat(name)
+	if err != nil {
+		return found{}, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if err := checkMode(name, info); err != nil {
+		return found{}, err
+	}
+	data, err := disk.ReadFile(f.FS, name, maxSlotSize)
+	if errors.Is(err, disk.ErrTooLarge) {
+		return found{}, errTorn
+	}
+	if err != nil {
+		return found{}, err
+	}
+	defer clear(data)
+	s, sealed, err := parseSlot(data, f.Storage)
+	switch {
+	case errors.Is(err, errVersion):
+		return found{}, fmt.Errorf("%w: %s has version %d, this agent knows %d", ErrVersion, name, data[offVersion], slotVersion)
+	case errors.Is(err, errSealed):
+		return found{}, fmt.Errorf("%w: %s needs the credential %s, which was not given: run the agent as a systemd service with LoadCredentialEncrypted=%s", ErrStorage, name, StorageCredential, StorageCredential)
+	case errors.Is(err, errForeign):
+		return found{}, fmt.Errorf("%w: %s does not open with the credential %s: it was sealed with another one, or somebody changed it", ErrStorage, name, StorageCredential)
+	}
+	return found{slot: s, sealed: sealed}, err
 }
 
 // checkMode refuses a key file that others than this process's user may read

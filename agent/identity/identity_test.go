@@ -37,13 +37,32 @@ func enrolment(tb testing.TB) Enrolment {
 	return Enrolment{Device: "roof-1", CloudURL: "https://cloud.example.org", Credential: credential(tb, 1), FirmwareRoot: []byte("root")}
 }
 
+// at is the gateway's folder on a disk, without a storage key.
+func at(fsys disk.FS) Folder { return Folder{FS: fsys} }
+
+// plain returns the bytes of a plain slot.
+func plain(tb testing.TB, s slot) []byte {
+	tb.Helper()
+	b, err := appendSlot(nil, s, key.Storage{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+// only returns the bytes of a plain slot of an active key.
+func only(tb testing.TB, c Credential) []byte {
+	tb.Helper()
+	return plain(tb, slot{Credential: c, state: active})
+}
+
 // writeSlot writes a slot file with other means than the code under test uses.
 func writeSlot(t *testing.T, fsys disk.FS, name string, c Credential) {
 	t.Helper()
 	if err := disk.MkdirAll(fsys, keysFolder, folderMode); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, fsys, name, appendSlot(nil, c), 0o600)
+	writeFile(t, fsys, name, only(t, c), 0o600)
 }
 
 func writeFile(t *testing.T, fsys disk.FS, name string, data []byte, mode fs.FileMode) {
@@ -55,7 +74,7 @@ func writeFile(t *testing.T, fsys disk.FS, name string, data []byte, mode fs.Fil
 
 func enroll(t *testing.T, fsys disk.FS, e Enrolment) {
 	t.Helper()
-	if err := Enroll(fsys, e); err != nil {
+	if err := at(fsys).Enroll(e); err != nil {
 		t.Fatalf("Enroll: %v", err)
 	}
 }
@@ -63,7 +82,7 @@ func enroll(t *testing.T, fsys disk.FS, e Enrolment) {
 // is checks that id is what e made of the device.
 func (e Enrolment) is(t *testing.T, id Identity) {
 	t.Helper()
-	if id.Device != e.Device || id.CloudURL != e.CloudURL || !bytes.Equal(id.FirmwareRoot, e.FirmwareRoot) || !id.Active.equal(e.Credential) {
+	if id.Device != e.Device || id.CloudURL != e.CloudURL || !bytes.Equal(id.FirmwareRoot, e.FirmwareRoot) || !id.Active.Equal(e.Credential) {
 		t.Errorf("loaded %+v, want %+v", id, e)
 	}
 }
@@ -75,12 +94,12 @@ func TestEnrollAndLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	fsys := disk.OS(dir)
-	if _, err := Load(fsys); !errors.Is(err, ErrNotEnrolled) {
+	if _, err := at(fsys).Load(); !errors.Is(err, ErrNotEnrolled) {
 		t.Fatalf("an empty folder: %v", err)
 	}
 	for range 2 { // the same again is fine
 		enroll(t, fsys, e)
-		id, err := Load(fsys)
+		id, err := at(fsys).Load()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,14 +142,14 @@ func TestEnrollPowerCut(t *testing.T) {
 					if err := disk.MkdirAll(fsys, keysFolder, folderMode); err != nil {
 						return err
 					}
-					if err := disk.WriteFile(fsys, slotB, appendSlot(nil, foreign), 0o600); err != nil {
+					if err := disk.WriteFile(fsys, slotB, only(t, foreign), 0o600); err != nil {
 						return err
 					}
 				}
-				return Enroll(fsys, e)
+				return at(fsys).Enroll(e)
 			}
 			disktest.Sweep(t, work, func(t *testing.T, fsys disk.FS, cut disktest.Cut) {
-				id, err := Load(fsys)
+				id, err := at(fsys).Load()
 				if cut.Err == nil || err == nil {
 					if err != nil {
 						t.Fatalf("Load: %v", err)
@@ -140,7 +159,7 @@ func TestEnrollPowerCut(t *testing.T) {
 					t.Fatalf("neither enrolled nor not: %v", err)
 				}
 				enroll(t, fsys, e)
-				if id, err = Load(fsys); err != nil {
+				if id, err = at(fsys).Load(); err != nil {
 					t.Fatalf("Load after enrolling again: %v", err)
 				}
 				e.is(t, id)
@@ -155,15 +174,15 @@ func TestEnrollRefusesAnothersFolder(t *testing.T) {
 	enroll(t, fsys, e)
 	other := enrolment(t)
 	other.Device = "roof-2"
-	if err := Enroll(fsys, other); !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), "roof-1") {
+	if err := at(fsys).Enroll(other); !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), "roof-1") {
 		t.Errorf("another device: %v", err)
 	}
 	rekeyed := e
 	rekeyed.Credential = credential(t, 1)
-	if err := Enroll(fsys, rekeyed); !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), "another key") {
+	if err := at(fsys).Enroll(rekeyed); !errors.Is(err, ErrOther) || !strings.Contains(err.Error(), "another key") {
 		t.Errorf("another key: %v", err)
 	}
-	id, err := Load(fsys)
+	id, err := at(fsys).Load()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,69 +191,17 @@ func TestEnrollRefusesAnothersFolder(t *testing.T) {
 	moved := e
 	moved.CloudURL = "https://other.example.org"
 	enroll(t, fsys, moved)
-	if id, err = Load(fsys); err != nil {
+	if id, err = at(fsys).Load(); err != nil {
 		t.Fatal(err)
 	}
 	moved.is(t, id)
 
 	writeFile(t, fsys, slotA, []byte("torn"), 0o600) // no key left that could be lost
 	enroll(t, fsys, rekeyed)
-	if id, err = Load(fsys); err != nil {
+	if id, err = at(fsys).Load(); err != nil {
 		t.Fatal(err)
 	}
 	rekeyed.is(t, id)
-}
-
-func TestSlots(t *testing.T) {
-	one, two, same := credential(t, 1), credential(t, 2), credential(t, 1)
-	whole := appendSlot(nil, two)
-	for _, c := range []struct {
-		name     string
-		a, b     []byte // nil for no file
-		active   Credential
-		fallback *Credential
-		torn     []string
-		err      error
-	}{
-		{name: "only a", a: appendSlot(nil, one), active: one},
-		{name: "only b", b: appendSlot(nil, two), active: two},
-		{name: "newer in b", a: appendSlot(nil, one), b: whole, active: two, fallback: &one},
-		{name: "newer in a", a: whole, b: appendSlot(nil, one), active: two, fallback: &one},
-		{name: "b torn", a: appendSlot(nil, one), b: whole[:50], active: one, torn: []string{"keys/psk.b: not an intact key slot"}},
-		{name: "b empty", a: appendSlot(nil, one), b: []byte{}, active: one, torn: []string{"keys/psk.b: not an intact key slot"}},
-		{name: "b huge", a: appendSlot(nil, one), b: bytes.Repeat(whole, 100), active: one, torn: []string{"keys/psk.b: not an intact key slot"}},
-		{name: "a torn", a: make([]byte, slotSize), b: whole, active: two, torn: []string{"keys/psk.a: not an intact key slot"}},
-		{name: "same epoch", a: appendSlot(nil, one), b: appendSlot(nil, same), active: one, torn: []string{"keys/psk.b: of the same epoch as keys/psk.a"}},
-		{name: "both torn", a: whole[:10], b: whole[:91], err: ErrNoKey},
-		{name: "none", err: ErrNoKey},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			fsys := disktest.New()
-			enroll(t, fsys, enrolment(t))
-			for name, data := range map[string][]byte{slotA: c.a, slotB: c.b} {
-				if data == nil {
-					if err := disk.Delete(fsys, name); err != nil {
-						t.Fatal(err)
-					}
-					continue
-				}
-				writeFile(t, fsys, name, data, 0o600)
-			}
-			id, err := Load(fsys)
-			if !errors.Is(err, c.err) {
-				t.Fatalf("error %v, want %v", err, c.err)
-			}
-			if err != nil {
-				return
-			}
-			if !id.Active.equal(c.active) || (id.Fallback == nil) != (c.fallback == nil) || c.fallback != nil && !id.Fallback.equal(*c.fallback) {
-				t.Errorf("active %+v, fallback %+v", id.Active, id.Fallback)
-			}
-			if diff := cmp.Diff(c.torn, id.Torn); diff != "" {
-				t.Errorf("torn (-want +got):\n%s", diff)
-			}
-		})
-	}
 }
 
 func TestKeyFileModes(t *testing.T) {
@@ -257,8 +224,8 @@ func TestKeyFileModes(t *testing.T) {
 		if err := os.Chmod(filepath.Join(dir, slotB), c.mode); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Load(fsys)
-		again := Enroll(fsys, e)
+		_, err := at(fsys).Load()
+		again := at(fsys).Enroll(e)
 		if c.want == "" {
 			if err != nil || again != nil {
 				t.Errorf("mode %v: %v, %v", c.mode, err, again)
@@ -283,7 +250,7 @@ func TestKeyFileOwner(t *testing.T) {
 	if err := os.Chown(filepath.Join(dir, slotA), 4242, 4242); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(fsys); !errors.Is(err, ErrMode) || !strings.Contains(err.Error(), "belongs to user 4242") {
+	if _, err := at(fsys).Load(); !errors.Is(err, ErrMode) || !strings.Contains(err.Error(), "belongs to user 4242") {
 		t.Errorf("Load: %v", err)
 	}
 }
@@ -306,63 +273,13 @@ func TestLoadRefuses(t *testing.T) {
 		fsys := disktest.New()
 		enroll(t, fsys, enrolment(t))
 		writeFile(t, fsys, identityFile, []byte(c.text), 0o600)
-		if _, err := Load(fsys); err == nil || errors.Is(err, ErrNotEnrolled) || !strings.Contains(err.Error(), c.want) {
+		if _, err := at(fsys).Load(); err == nil || errors.Is(err, ErrNotEnrolled) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
-		if err := Enroll(fsys, enrolment(t)); err == nil {
+		if err := at(fsys).Enroll(enrolment(t)); err == nil {
 			t.Errorf("%s: enrolled over what it does not understand", c.name)
 		}
 	}
-}
-
-// TestSlotIsExact: every byte of a slot counts.
-func TestSlotIsExact(t *testing.T) {
-	c := credential(t, 3)
-	slot := appendSlot(nil, c)
-	if got, err := parseSlot(slot); err != nil || !got.equal(c) {
-		t.Fatalf("read back %+v, %v", got, err)
-	}
-	for i := range slot {
-		for bit := range 8 {
-			changed := bytes.Clone(slot)
-			changed[i] ^= 1 << bit
-			if _, err := parseSlot(changed); err == nil {
-				t.Errorf("bit %d of byte %d does not count", bit, i)
-			}
-		}
-		if _, err := parseSlot(slot[:i]); err == nil {
-			t.Errorf("cut at %d it is still a slot", i)
-		}
-	}
-	if _, err := parseSlot(append(slot, 0)); err == nil {
-		t.Error("a byte more, and it is still a slot")
-	}
-	for name, change := range map[string]func([]byte){
-		"version":  func(b []byte) { b[offVersion] = 2 },
-		"reserved": func(b []byte) { b[offReserved+2] = 1 },
-		"epoch 0":  func(b []byte) { clear(b[offEpoch:offID]) },
-		"weak key": func(b []byte) { clear(b[offKey:offSum]) },
-	} {
-		body := bytes.Clone(slot[:offSum])
-		change(body)
-		if _, err := parseSlot(withSum(body)); err == nil {
-			t.Errorf("%s: accepted under a checksum that fits", name)
-		}
-	}
-}
-
-// Attacks: W20
-func FuzzParseSlot(f *testing.F) {
-	f.Add(appendSlot(nil, credential(f, 1)))
-	f.Add(make([]byte, slotSize))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, b := range [][]byte{data, withSum(data)} {
-			c, err := parseSlot(b)
-			if err == nil && !bytes.Equal(appendSlot(nil, c), b) {
-				t.Errorf("%x reads as %+v, which is written otherwise", b, c)
-			}
-		}
-	})
 }
 
 const secretText = "3q2+7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs=" // 32 bytes, nothing like a sequence
@@ -471,10 +388,10 @@ func FuzzParseEnrolment(f *testing.F) {
 			return
 		}
 		fsys := disktest.New()
-		if err := Enroll(fsys, e); err != nil {
+		if err := at(fsys).Enroll(e); err != nil {
 			t.Fatalf("an enrolment that reads cannot be enrolled: %v", err)
 		}
-		id, err := Load(fsys)
+		id, err := at(fsys).Load()
 		if err != nil {
 			t.Fatalf("an enrolment that reads cannot be loaded: %v", err)
 		}

@@ -30,6 +30,7 @@ type cloud struct {
 	nextSlot   time.Duration
 	failure    *wire.Failure
 	skew       time.Duration // of the cloud's clock
+	flags      wire.WelcomeFlags
 
 	mu       sync.Mutex
 	pending  map[string][]byte // HS1 to its HS2
@@ -104,7 +105,7 @@ func (c *cloud) session(hs1 []byte) Reply {
 	if err != nil {
 		return refuse(wire.CodeRefused)
 	}
-	hs2, secrets, err := responder.Finish(wire.Welcome{ServerTime: c.time(), Lifetime: c.lifetime, MaxRequest: c.maxRequest}, rand.Reader)
+	hs2, secrets, err := responder.Finish(wire.Welcome{ServerTime: c.time(), Lifetime: c.lifetime, MaxRequest: c.maxRequest, Flags: c.flags}, rand.Reader)
 	if err != nil {
 		return refuse(wire.CodeRefused)
 	}
@@ -217,9 +218,12 @@ func newDevice(t *testing.T, edit func(o *Options, c *cloud)) *device {
 // message is what the device has in its queue: the same until it is settled.
 var message = wire.Message{ID: wire.MessageID{1}, Kind: wire.KindLog, Body: []byte{0x80}}
 
+// epochs is what the device says of its keys.
+var epochs = wire.Epochs{Active: 6, Staged: 7}
+
 func (d *device) build(int) (wire.Request, error) {
 	d.built++
-	return wire.Request{Messages: []wire.Message{message}}, nil
+	return wire.Request{Messages: []wire.Message{message}, Epochs: &epochs}, nil
 }
 
 // exchange makes an attempt now.

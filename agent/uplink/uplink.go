@@ -75,7 +75,7 @@ type Credential struct {
 type Options struct {
 	Transport  Transport
 	Credential Credential
-	Fallback   *Credential // key of the epoch before, kept after a rotation; nil for none
+	Fallback   *Credential // tried when the cloud refuses Credential for long; nil for none
 
 	Boot  wire.BootID          // names this boot of the gateway
 	Now   func() time.Duration // since that boot; goes on while the gateway sleeps
@@ -101,8 +101,9 @@ type Uplink struct {
 	last      time.Duration // of the last good exchange
 	exchanged bool          // whether there was one
 	err       error         // of the last attempt
+	recovery  bool          // whether the session is a recovery session
 
-	// Only Exchange and Rekey touch these, under running.
+	// Only Exchange, Rekey and DropFallback touch these, under running.
 	active     Credential
 	fallback   *Credential
 	handshake  *noise.Initiator
@@ -157,7 +158,8 @@ type Status struct {
 	Exchanged bool          // whether there was a good exchange since the start,
 	Last      time.Duration // and when the last one was, since boot
 	Failures  int           // attempts in a row that came to nothing
-	Fallback  bool          // whether the session is with the key of the epoch before
+	Fallback  bool          // whether the handshake or session is with the fallback
+	Recovery  bool          // whether the session is only for getting a key: it takes no messages
 	Err       error         // of the last attempt; nil after a good one
 }
 
@@ -167,7 +169,7 @@ func (u *Uplink) Status() Status {
 	defer u.mu.Unlock()
 	return Status{
 		State: u.machine.state, Next: u.machine.next, Exchanged: u.exchanged, Last: u.last,
-		Failures: u.machine.failures, Fallback: u.machine.fallback, Err: u.err,
+		Failures: u.machine.failures, Fallback: u.machine.fallback, Recovery: u.recovery, Err: u.err,
 	}
 }
 
@@ -190,7 +192,8 @@ func (u *Uplink) SetInterval(d time.Duration) {
 }
 
 // Rekey changes the device's key and ends the session, after the exchange that
-// is under way. fallback is the key of the epoch before, or nil.
+// is under way: the next one, which may come at once, shakes hands with the new
+// key. fallback is the key to try when the cloud refuses it for long, or nil.
 func (u *Uplink) Rekey(active Credential, fallback *Credential) {
 	u.running.Lock()
 	defer u.running.Unlock()
@@ -201,6 +204,17 @@ func (u *Uplink) Rekey(active Credential, fallback *Credential) {
 	for _, a := range u.step(event{kind: rekeyed}) {
 		u.forget(a)
 	}
+}
+
+// DropFallback forgets the key of the epoch before, after the exchange that is
+// under way. The session goes on.
+func (u *Uplink) DropFallback() {
+	u.running.Lock()
+	defer u.running.Unlock()
+	u.fallback = nil
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.machine.hasFallback = false
 }
 
 // step tells the machine what happened.
@@ -225,6 +239,9 @@ func (u *Uplink) forget(a action) {
 		u.session.Keys.Destroy()
 		u.session = noise.Secrets{}
 		u.maxRequest = wire.MaxRequest
+		u.mu.Lock()
+		u.recovery = false
+		u.mu.Unlock()
 	case shakeHands, sendAgain, sendRequest, deliver, rest:
 	}
 }
@@ -232,8 +249,8 @@ func (u *Uplink) forget(a action) {
 // Exchange makes one attempt: a handshake when there is no session, then one
 // request. build is called when the session stands; room is how many bytes of
 // messages (wire.Message.EncodedSize) fit, of which there may be at most
-// wire.MaxMessages. Of the request it returns, At, Wall, Epochs and MaxAnswer
-// are filled in here. It may be called again by a later attempt; what it hands
+// wire.MaxMessages. Of the request it returns, At, Wall and MaxAnswer are filled
+// in here. It may be called again by a later attempt; what it hands
 // out stays with the caller until an answer settles it.
 //
 // Exchange may be called before Next when the last attempt was good; after a
@@ -291,7 +308,7 @@ func (u *Uplink) credential() Credential {
 	onFallback := u.machine.fallback
 	u.mu.Unlock()
 	if onFallback && u.fallback != nil {
-		u.o.Logger.Warn("shaking hands with the key of the epoch before", "code", codeFallback, "epoch", uint32(u.fallback.Epoch))
+		u.o.Logger.Warn("the cloud refuses the newest key, shaking hands with the one before", "code", codeFallback, "epoch", uint32(u.fallback.Epoch))
 		return *u.fallback
 	}
 	return u.active
@@ -349,6 +366,7 @@ func (u *Uplink) sendHS1(ctx context.Context) (event, error) {
 	u.maxRequest = max(int(min(welcome.MaxRequest, wire.MaxRequest)), MinRequest)
 	u.mu.Lock()
 	again := u.machine.resends > 0
+	u.recovery = welcome.Flags&wire.RecoverySession != 0
 	u.mu.Unlock()
 	if !again { // else HS2 may be a repetition, and its time that of the first one
 		u.observe(welcome.ServerTime, sent, received)
@@ -370,7 +388,6 @@ func (u *Uplink) sendRequest(ctx context.Context, build func(room int) (wire.Req
 	q.Wall = u.clock.Wall(sent)
 	u.mu.Unlock()
 	q.At = wire.Instant{Boot: u.o.Boot, Mono: sent.Milliseconds()}
-	q.Epochs = &wire.Epochs{Active: u.active.Epoch}
 	q.MaxAnswer = uint32(u.o.MaxAnswer)
 	q.Hold = min(q.Hold, MaxHold)
 	body, err := wire.EncodeRequest(q)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ecowatt/key"
 	"ecowatt/wire"
 )
 
@@ -39,7 +40,7 @@ func TestExchange(t *testing.T) {
 			if q.At.Boot != boot || q.At.Mono != sent.Milliseconds() || q.MaxAnswer != wire.MaxAnswer {
 				t.Errorf("request %d: %+v", i+1, q)
 			}
-			if diff := cmp.Diff(&wire.Epochs{Active: 1}, q.Epochs); diff != "" {
+			if diff := cmp.Diff(&epochs, q.Epochs); diff != "" {
 				t.Errorf("request %d (-want +got):\n%s", i+1, diff)
 			}
 			if q.Wall == nil || q.Wall.At != at(sent) {
@@ -524,9 +525,6 @@ func TestRekey(t *testing.T) {
 		if h, err := wire.ParseHeader(d.cloud.hs1s[1]); err != nil || h.Epoch() != 2 || h.KeyID() != next.ID {
 			t.Errorf("the handshake was with %+v, %v", h, err)
 		}
-		if e := d.cloud.requests[1].Epochs; e.Active != 2 {
-			t.Errorf("epochs %+v", e)
-		}
 		// The cloud was restored to before the rotation: it knows the old key only.
 		delete(d.cloud.keys, next.ID)
 		clear(d.cloud.sessions)
@@ -544,6 +542,71 @@ func TestRekey(t *testing.T) {
 		}
 		if !strings.Contains(d.log.String(), codeFallback) {
 			t.Error("the fallback is not in the log")
+		}
+	})
+}
+
+// TestDropFallback: a key that is gone is not tried, and the session goes on.
+func TestDropFallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := credential(t, 1)
+		d := newDevice(t, func(o *Options, c *cloud) {
+			o.Credential, o.Fallback = credential(t, 2), &before
+			c.keys = map[key.ID]key.PSK{o.Credential.ID: o.Credential.Key.NoisePSK(wire.Suite1)}
+		})
+		d.good()
+		d.DropFallback()
+		d.good()
+		if len(d.cloud.hs1s) != 1 {
+			t.Error("the session ended")
+		}
+		d.cloud.keys = map[key.ID]key.PSK{before.ID: before.Key.NoisePSK(wire.Suite1)}
+		clear(d.cloud.sessions)
+		for start := d.now(); d.now()-start < 5*time.Hour; {
+			if _, err := d.atNext(); err == nil {
+				t.Fatal("an exchange with the key that was dropped")
+			}
+		}
+		for _, hs1 := range d.cloud.hs1s {
+			if h, err := wire.ParseHeader(hs1); err != nil || h.Epoch() != 2 {
+				t.Errorf("a handshake with %+v, %v", h, err)
+			}
+		}
+	})
+}
+
+// TestRecoverySession: the device knows of it while the request is built, and
+// only as long as it lasts.
+func TestRecoverySession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		next := credential(t, 9)
+		d := newDevice(t, func(_ *Options, c *cloud) { c.flags = wire.RecoverySession | wire.RotationPending })
+		d.cloud.keys[next.ID] = next.Key.NoisePSK(wire.Suite1)
+		var told []bool
+		build := func(room int) (wire.Request, error) {
+			told = append(told, d.Status().Recovery)
+			return d.build(room)
+		}
+		exchange := func() {
+			t.Helper()
+			time.Sleep(max(d.Next()-d.now(), 0))
+			if _, err := d.Exchange(t.Context(), build); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.Status().Recovery {
+			t.Error("before the first session")
+		}
+		exchange()
+		exchange()
+		d.Rekey(next, nil)
+		if d.Status().Recovery {
+			t.Error("after the session has ended")
+		}
+		d.cloud.flags = wire.RotationPending
+		exchange()
+		if diff := cmp.Diff([]bool{true, true, false}, told); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -22,8 +22,12 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
+
+// credentialsVariable is the environment variable in which systemd names the folder of a
+// service's credentials (systemd.exec(5)).
+const credentialsVariable = "CREDENTIALS_DIRECTORY"
 
 // Exit codes.
 const (
@@ -59,7 +63,8 @@ Usage:
 
 FILE comes from 'ecowatt device add --out FILE', by a way that nobody reads: it
 holds the device's key. It must have the mode 0600, and is removed when what was
-in it is safe in DIR.
+in it is safe in DIR. Where systemd gives the credential ecowatt-storage-key, the
+key is sealed with it; else 'run' does so when it is given.
 `
 
 const runUsage = `Sample the inverters and talk to the cloud, until SIGTERM.
@@ -69,6 +74,9 @@ Usage:
 
 DIR holds the identity, the settings (agent.yaml, or FILE) and the buffer. The
 log goes to stderr.
+
+As a systemd service with LoadCredentialEncrypted=ecowatt-storage-key the agent
+seals the keys in DIR with that credential, and needs it from then on.
 `
 
 const statusUsage = `Ask the agent that runs in DIR how it is.
@@ -83,8 +91,8 @@ type usageError struct{ problem string }
 func (e usageError) Error() string { return e.problem }
 
 // run is the whole program: it returns the exit code.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	topic, err := dispatch(ctx, args, stdout, stderr)
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	topic, err := dispatch(ctx, args, getenv, stdout, stderr)
 	var wrong usageError
 	switch {
 	case err == nil, errors.Is(err, errHelped):
@@ -98,7 +106,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 // dispatch runs the command that args name; topic is what its help is asked with.
-func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) (topic string, err error) {
+func dispatch(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) (topic string, err error) {
 	topic = "ecowatt-agent"
 	if len(args) == 0 {
 		return topic, usageError{"a command is missing: enroll, run, status or version"}
@@ -106,9 +114,9 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) (top
 	name, rest := args[0], args[1:]
 	switch name {
 	case "enroll":
-		return topic + " enroll", enroll(rest, stdout)
+		return topic + " enroll", enroll(rest, getenv(credentialsVariable), stdout)
 	case "run":
-		return topic + " run", runAgent(ctx, rest, stdout, stderr)
+		return topic + " run", runAgent(ctx, rest, getenv(credentialsVariable), stdout, stderr)
 	case "status":
 		return topic + " status", status(ctx, rest, stdout)
 	case "version", "--version":
@@ -168,13 +176,13 @@ func (c command) parse(args []string, stdout io.Writer, names ...string) ([]stri
 	return given, nil
 }
 
-func enroll(args []string, stdout io.Writer) error {
+func enroll(args []string, credentials string, stdout io.Writer) error {
 	c := newCommand(enrollUsage)
 	given, err := c.parse(args, stdout, "FILE")
 	if err != nil {
 		return err
 	}
-	device, err := agent.Enroll(*c.dir, given[0])
+	device, err := agent.Enroll(*c.dir, given[0], credentials)
 	if err != nil {
 		return err
 	}
@@ -182,7 +190,7 @@ func enroll(args []string, stdout io.Writer) error {
 	return err
 }
 
-func runAgent(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func runAgent(ctx context.Context, args []string, credentials string, stdout, stderr io.Writer) error {
 	c := newCommand(runUsage)
 	config := c.flags.String("config", "", "")
 	if _, err := c.parse(args, stdout); err != nil {
@@ -190,7 +198,7 @@ func runAgent(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	}
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
-	return agent.Run(ctx, agent.Options{Dir: *c.dir, Config: *config, Log: stderr})
+	return agent.Run(ctx, agent.Options{Dir: *c.dir, Config: *config, Log: stderr, Credentials: credentials})
 }
 
 func status(ctx context.Context, args []string, stdout io.Writer) error {

@@ -22,9 +22,11 @@ type result struct {
 	stdout, stderr string
 }
 
+func noEnvironment(string) string { return "" }
+
 func runProgram(ctx context.Context, args ...string) result {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, args, &stdout, &stderr)
+	code := run(ctx, args, noEnvironment, &stdout, &stderr)
 	return result{code, stdout.String(), stderr.String()}
 }
 
@@ -112,7 +114,7 @@ func TestRunAndStatus(t *testing.T) {
 	log, out := io.Pipe()
 	done := make(chan int, 1)
 	go func() {
-		done <- run(ctx, []string{"run", "--config", config, "--dir", dir}, io.Discard, out)
+		done <- run(ctx, []string{"run", "--config", config, "--dir", dir}, noEnvironment, io.Discard, out)
 		out.Close()
 	}()
 	said := make(chan string, 1)

@@ -42,7 +42,7 @@ const rules = `
 	boot/launch: std . boot internal/disk
 	agent/acquire: pure log/slog . inverter
 	agent/buffer: pure log/slog . block internal/disk
-	agent/identity: std . key internal/disk
+	agent/identity: std . key internal/disk golang.org/x/crypto/chacha20poly1305
 	agent/uplink: std . key wire wire/...
 	agent/config: pure log/slog . internal/disk
 	agent/command: pure log/slog . inverter internal/disk

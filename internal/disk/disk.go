@@ -111,20 +111,21 @@ func (d osFS) SyncDir(name string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// temporary is what is added to the name of a file while it is being written.
-const temporary = ".tmp"
+// Temporary is what WriteFile adds to the name of a file while it writes it. A
+// power cut may leave such a file; the next WriteFile removes it.
+const Temporary = ".tmp"
 
 // WriteFile replaces the file name with data: whole, or not at all. When it
 // returns nil the new file is on the disk, with the mode perm; when it returns
 // an error or power fails, the file is the old one or the new one. The folder
 // around it must exist.
 func WriteFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
-	err := writeTemporary(fsys, name+temporary, data, perm)
+	err := writeTemporary(fsys, name+Temporary, data, perm)
 	if err == nil {
-		err = fsys.Rename(name+temporary, name)
+		err = fsys.Rename(name+Temporary, name)
 	}
 	if err != nil {
-		_ = fsys.Remove(name + temporary) // it takes room where there may be none
+		_ = fsys.Remove(name + Temporary) // it takes room where there may be none
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	if err := fsys.SyncDir(path.Dir(name)); err != nil {
