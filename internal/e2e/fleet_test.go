@@ -16,6 +16,7 @@ type fleet struct {
 	cloudAddr string
 	roofs     []string
 	env       []string // for the CLI: where the cloud is, and the token
+	loud      bool     // whether the cloud tells everything
 
 	sim, cloud *process
 	launchers  map[string]*process
@@ -54,7 +55,11 @@ func (f *fleet) startSim(t *testing.T, units int) {
 
 func (f *fleet) startCloud(t *testing.T) {
 	t.Helper()
-	f.cloud = start(t, "ecowatt", "serve", "--data", filepath.Join(f.dir, "cloud"), "--listen", f.cloudAddr, "--slot", "1s")
+	level := "info"
+	if f.loud {
+		level = "debug"
+	}
+	f.cloud = start(t, "ecowatt", "serve", "--data", filepath.Join(f.dir, "cloud"), "--listen", f.cloudAddr, "--slot", "1s", "--log-level", level)
 	f.cloud.line(t, 0, `listening`)
 }
 

@@ -28,8 +28,15 @@ type line struct {
 
 	mu      sync.Mutex
 	passed  map[string][][]byte // bodies of requests, by path
-	answers [][]byte            // header and body of every answer
+	answers []answer
 	meddle  meddler
+}
+
+// answer is what somebody was told, and to what.
+type answer struct {
+	method, path string
+	status       int
+	text         []byte // header and body
 }
 
 // meddler gets a message, may pass it on with ask, and returns what the device
@@ -84,7 +91,7 @@ func (l *line) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.header.Write(&all) //nolint:errcheck // a buffer takes it
 	all.Write(a.body)
 	l.mu.Lock()
-	l.answers = append(l.answers, all.Bytes())
+	l.answers = append(l.answers, answer{r.Method, r.URL.Path, a.status, all.Bytes()})
 	l.mu.Unlock()
 	for name, values := range a.header {
 		w.Header()[name] = values
