@@ -6,8 +6,11 @@ import (
 	"ecowatt"
 )
 
-// CodecPlain is the codec whose data are plain lists (section 6).
-const CodecPlain = 0
+// The codecs of section 6.
+const (
+	CodecPlain  = 0 // plain lists
+	CodecPacked = 1 // a byte string, which package block makes
+)
 
 // TelemetryBlock is the body of a telemetry block (section 6).
 type TelemetryBlock struct {
@@ -77,14 +80,11 @@ func DecodeTelemetry(body []byte) (TelemetryBlock, error) {
 // blocks (cloud/ingest). The times of its samples are ms
 // since 1970 where boot is nil, else ms since that boot; they must not go back.
 func PlainBlock(b ecowatt.Block, boot *BootID) (TelemetryBlock, error) {
-	if len(b.Samples) == 0 {
-		return TelemetryBlock{}, fmt.Errorf("packing a block: %w: no samples", ErrSchema)
+	t, err := newBlock(b, boot, CodecPlain)
+	if err != nil {
+		return TelemetryBlock{}, err
 	}
 	t0 := b.Samples[0].At
-	t := TelemetryBlock{Inverter: b.Inverter, Points: b.Points, T0: t0, Codec: CodecPlain, Count: uint64(len(b.Samples))}
-	if boot != nil {
-		t.T0, t.Boot = 0, &Instant{Boot: *boot, Mono: t0}
-	}
 	w := &writer{}
 	w.array(1 + len(b.Points))
 	w.array(len(b.Samples))
@@ -106,7 +106,31 @@ func PlainBlock(b ecowatt.Block, boot *BootID) (TelemetryBlock, error) {
 			}
 		}
 	}
-	data, err := w.done()
-	t.Data = data
+	t.Data, err = w.done()
 	return t, err
+}
+
+// PackedBlock is PlainBlock for codec 1: packed holds the samples of b as package
+// block packs them, with times since the first.
+func PackedBlock(b ecowatt.Block, boot *BootID, packed []byte) (TelemetryBlock, error) {
+	t, err := newBlock(b, boot, CodecPacked)
+	if err != nil {
+		return TelemetryBlock{}, err
+	}
+	w := &writer{}
+	w.bytes(packed)
+	t.Data, err = w.done()
+	return t, err
+}
+
+func newBlock(b ecowatt.Block, boot *BootID, codec uint64) (TelemetryBlock, error) {
+	if len(b.Samples) == 0 {
+		return TelemetryBlock{}, fmt.Errorf("packing a block: %w: no samples", ErrSchema)
+	}
+	t0 := b.Samples[0].At
+	t := TelemetryBlock{Inverter: b.Inverter, Points: b.Points, T0: t0, Codec: codec, Count: uint64(len(b.Samples))}
+	if boot != nil {
+		t.T0, t.Boot = 0, &Instant{Boot: *boot, Mono: t0}
+	}
+	return t, nil
 }

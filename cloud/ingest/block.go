@@ -22,8 +22,11 @@ const (
 	slack    = 24 * time.Hour
 )
 
-// CodecPlain is codec 0 of PROTOCOL section 6.
-const CodecPlain = 0
+// The codecs of PROTOCOL section 6.
+const (
+	CodecPlain  = 0
+	CodecPacked = 1 // package block
+)
 
 // Telemetry is a telemetry block as a device sends it (PROTOCOL section 6),
 // its data still encoded.
@@ -70,8 +73,8 @@ func Check(t Telemetry, now time.Time) (Block, error) {
 	if err := checkPoints(t.Points); err != nil {
 		return Block{}, err
 	}
-	if t.Codec != CodecPlain {
-		return Block{}, invalid("codec %d is not known here; use codec 0", t.Codec)
+	if t.Codec > CodecPacked {
+		return Block{}, invalid("codec %d is not known here; use codec %d or %d", t.Codec, CodecPlain, CodecPacked)
 	}
 	if t.Count == 0 || t.Count > MaxSamples {
 		return Block{}, invalid("%d samples; a block has 1 to %d", t.Count, MaxSamples)
@@ -136,10 +139,13 @@ func sane(t0, span int64, now time.Time) bool {
 
 // decode returns the samples with At in ms since t0.
 func (b Block) decode() ([]ecowatt.Sample, error) {
-	if b.Codec != CodecPlain {
-		return nil, invalid("codec %d is not known here", b.Codec)
+	switch b.Codec {
+	case CodecPlain:
+		return decodePlain(b.Data, len(b.Points), b.Count)
+	case CodecPacked:
+		return decodePacked(b.Data, len(b.Points), b.Count)
 	}
-	return decodePlain(b.Data, len(b.Points), b.Count)
+	return nil, invalid("codec %d is not known here", b.Codec)
 }
 
 // Select returns what q asks for of a stored and placed block: the samples of

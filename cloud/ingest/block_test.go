@@ -261,7 +261,7 @@ func TestCheckBounds(t *testing.T) {
 		"too many points":         {one(wide(MaxPoints + 1)), "4096 points"},
 		"a point with a comma":    {one(func(b *Telemetry) { b.Points = []string{"SECRET,"} }), "the name of point 0"},
 		"a point twice":           {one(func(b *Telemetry) { b.Points = []string{"a", "b", "a"} }), "point 2 is named twice"},
-		"codec 1":                 {one(func(b *Telemetry) { b.Codec = 1 }), "codec 1"},
+		"codec 2":                 {one(func(b *Telemetry) { b.Codec = 2 }), "codec 2"},
 		"codec 2^64-1":            {one(func(b *Telemetry) { b.Codec = math.MaxUint64 }), "codec 18446744073709551615"},
 		"no samples":              {one(func(b *Telemetry) { b.Count = 0 }), "0 samples"},
 		"too many samples":        {one(long(MaxSamples + 1)), "4097 samples"},

@@ -51,7 +51,7 @@ func TestNumbersOfTheWire(t *testing.T) {
 			t.Errorf("status %d is %d on the wire", ours, wires)
 		}
 	}
-	if CodecPlain != wire.CodecPlain {
-		t.Errorf("codec %d is %d on the wire", CodecPlain, wire.CodecPlain)
+	if CodecPlain != wire.CodecPlain || CodecPacked != wire.CodecPacked {
+		t.Errorf("codecs %d and %d are %d and %d on the wire", CodecPlain, CodecPacked, wire.CodecPlain, wire.CodecPacked)
 	}
 }

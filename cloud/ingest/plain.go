@@ -48,6 +48,7 @@ func decodePlain(data []byte, points, count int) ([]ecowatt.Sample, error) {
 const (
 	majorUnsigned = 0
 	majorNegative = 1
+	majorBytes    = 2
 	majorArray    = 4
 	null          = 0xf6
 )
