@@ -427,6 +427,8 @@ func write(t *testing.T, name, text string) {
 }
 
 // A cloud that cannot start says so in one line, and leaves everything as it is.
+//
+// Attacks: K15
 func TestRefusesToStart(t *testing.T) {
 	for _, test := range spoiled {
 		t.Run(test.name, func(t *testing.T) {

@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ncruces/go-sqlite3"
+
 	"ecowatt/cloud/keyring"
 	"ecowatt/cloud/store"
 )
@@ -116,7 +118,9 @@ func TestTricklingMessages(t *testing.T) {
 func trickle(t *testing.T, conn net.Conn, begins, goesOn string) time.Duration {
 	t.Helper()
 	start := time.Now()
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		defer conn.Close()
 		for text := begins; ; text = goesOn {
 			if _, err := io.WriteString(conn, text); err != nil {
@@ -129,8 +133,10 @@ func trickle(t *testing.T, conn net.Conn, begins, goesOn string) time.Duration {
 	if err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("reading: %v", err)
 	}
+	took := time.Since(start)
 	conn.Close()
-	return time.Since(start)
+	<-ended
+	return took
 }
 
 // honest makes a whole request at once and returns the status of the answer.
@@ -224,5 +230,37 @@ func TestGuessedTokens(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(data, "token")); err != nil || strings.TrimSpace(string(b)) != right {
 		t.Errorf("the token was changed: %v", err)
+	}
+}
+
+// TestLeakedToken follows docs/security.md: when the tokens are taken out of the
+// database, the next start writes another one, and the leaked one is nobody's.
+//
+// Attacks: A1
+func TestLeakedToken(t *testing.T) {
+	data := t.TempDir()
+	c := start(t, Options{Data: data})
+	c.add("roof-1")
+	leaked := c.token()
+	c.stop()
+	db, err := sqlite3.Open(filepath.Join(data, "ecowatt.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Exec(`DELETE FROM token`), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c = start(t, Options{Data: data})
+	if c.token() == leaked {
+		t.Fatal("the same token is written again")
+	}
+	if status, body := c.ask(http.MethodGet, "/api/v1/devices/roof-1", "", ""); status != http.StatusOK {
+		t.Errorf("with the new token: %d %s", status, body)
+	}
+	if err := os.WriteFile(filepath.Join(data, "token"), []byte(leaked+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := c.ask(http.MethodGet, "/api/v1/devices/roof-1", "", ""); status != http.StatusUnauthorized {
+		t.Errorf("with the leaked one: %d %s", status, body)
 	}
 }

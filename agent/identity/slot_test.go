@@ -48,6 +48,8 @@ func someSlots(tb testing.TB) []slot {
 }
 
 // TestSlotIsExact: every byte of a slot counts, sealed or not.
+//
+// Attacks: K7
 func TestSlotIsExact(t *testing.T) {
 	k := storage(t, "right")
 	for _, want := range someSlots(t) {
@@ -76,6 +78,8 @@ func TestSlotIsExact(t *testing.T) {
 }
 
 // TestSlotIsChecked: a checksum that fits makes nothing good.
+//
+// Attacks: K7
 func TestSlotIsChecked(t *testing.T) {
 	k := storage(t, "right")
 	for _, c := range []struct {

@@ -51,6 +51,8 @@ func forgedHS1(d *device) []byte {
 // TestFloodFromOneAddress: a hundred at once, then 20 a second; the rest is told
 // to wait before anything is read, and devices elsewhere and devices with a
 // session notice nothing.
+//
+// Attacks: H6
 func TestFloodFromOneAddress(t *testing.T) {
 	c := newCloud(t)
 	d, other := c.connected("roof-1"), c.add("roof-2")
@@ -107,7 +109,7 @@ func TestFloodThroughAProxy(t *testing.T) {
 	d.exchange(wire.Request{})
 }
 
-// TestForgeriesFromEverywhere is H6: ten thousand forged handshakes, each from an
+// TestForgeriesFromEverywhere: ten thousand forged handshakes, each from an
 // address of its own, cause no row and no line in the log and keep no memory; an
 // honest device connects and talks meanwhile.
 //

@@ -498,7 +498,7 @@ func (r *switchedReader) Read(p []byte) (int, error) {
 	return io.ReadFull(rand.Reader, p)
 }
 
-// TestMovedDeviceKey is R20 for a handshake: a key that somebody moved to
+// TestMovedDeviceKey: a key that somebody moved to
 // another row does not unwrap; that is our failure and is logged, but not as
 // often as a stranger asks.
 //

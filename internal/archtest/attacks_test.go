@@ -234,3 +234,27 @@ func TestFive(t *testing.T) {
 		t.Errorf("problems %q, want 5", problems)
 	}
 }
+
+// TestWhatCIRuns: the whole suite runs under the race detector, and every fuzz
+// target for a while, whenever CI runs.
+//
+// Attacks: A13
+func TestWhatCIRuns(t *testing.T) {
+	for name, wants := range map[string][]string{
+		"../../.ci/run": {`(?m)^exec make test$`},
+		"../../Makefile": {
+			`(?m)^test:.* check fuzz\b`, `(?m)^check:.* race\b`, `(?m)^race:.*\n\tgo test -race -shuffle=on \./\.\.\.$`,
+			`(?m)^fuzz:.*\n\t@go list \./\.\.\. \|`,
+		},
+	} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range wants {
+			if !regexp.MustCompile(want).Match(text) {
+				t.Errorf("%s lacks %s", name, want)
+			}
+		}
+	}
+}
