@@ -253,6 +253,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	operators, err := api.New(api.Options{
 		Fleet: s.db, Telemetry: s.db, Log: s.db, Tokens: s.db,
 		Registry:    registry.New(s.db, keys, rand.Reader),
+		Rotations:   registry.NewRotations(s.db, keys, rand.Reader),
 		Ready:       s.db.Ready,
 		Unavailable: store.ErrUnavailable,
 		Metrics:     func() []api.Metric { return metrics(s.db.Counts(), devices) },

@@ -114,13 +114,15 @@ func TestAuthenticateDistrustsTheStore(t *testing.T) {
 func TestPermissions(t *testing.T) {
 	// Who may do what, written out: a change of the table must be meant.
 	want := map[Action][]Role{
-		SeeFleet:     {Viewer, Operator, Administrator},
-		SeeTelemetry: {Viewer, Operator, Administrator},
-		SeeAudit:     {Viewer, Operator, Administrator},
-		ChangeDevice: {Operator, Administrator},
-		AddDevice:    {Administrator},
+		SeeFleet:      {Viewer, Operator, Administrator},
+		SeeTelemetry:  {Viewer, Operator, Administrator},
+		SeeAudit:      {Viewer, Operator, Administrator},
+		ChangeDevice:  {Operator, Administrator},
+		AddDevice:     {Administrator},
+		RotateKeys:    {Administrator},
+		RecoverDevice: {Administrator},
 	}
-	for action := Action(0); action <= AddDevice+1; action++ {
+	for action := Action(0); action <= RecoverDevice+1; action++ {
 		var got []Role
 		for role := Role(0); role <= Administrator+2; role++ {
 			err := Identity{Name: "x", Role: role}.Authorize(action)

@@ -47,11 +47,13 @@ type Action uint8
 
 // The closed set of actions.
 const (
-	SeeFleet     Action = iota + 1 // list and show devices
-	SeeTelemetry                   // query and export samples
-	SeeAudit                       // read the audit log and its events
-	ChangeDevice                   // group, notes, disabled
-	AddDevice                      // makes a key and hands it out
+	SeeFleet      Action = iota + 1 // list and show devices
+	SeeTelemetry                    // query and export samples
+	SeeAudit                        // read the audit log and its events
+	ChangeDevice                    // group, notes, disabled
+	AddDevice                       // makes a key and hands it out
+	RotateKeys                      // replaces keys, of one device or of all
+	RecoverDevice                   // lets a device in with a key that was replaced
 )
 
 // String returns the action as it reads after "may not".
@@ -67,6 +69,10 @@ func (a Action) String() string {
 		return "change a device"
 	case AddDevice:
 		return "add a device"
+	case RotateKeys:
+		return "rotate keys"
+	case RecoverDevice:
+		return "let a device recover"
 	}
 	return fmt.Sprintf("action(%d)", uint8(a))
 }
@@ -79,7 +85,7 @@ func (a Action) needs() Role {
 		return Viewer
 	case ChangeDevice:
 		return Operator
-	case AddDevice:
+	case AddDevice, RotateKeys, RecoverDevice:
 		return Administrator
 	}
 	return Administrator + 1

@@ -34,6 +34,12 @@ type Fleet interface {
 	// UpdateDevice makes the change and its audit record, or returns
 	// registry.ErrNotFound or a *registry.InvalidError.
 	UpdateDevice(ctx context.Context, id ecowatt.DeviceID, c registry.Change, by audit.Actor, now time.Time) error
+	// CancelRotation drops a rotation that was never offered, or returns
+	// registry.ErrNotFound, registry.ErrNoRotation or a *registry.ConflictError.
+	CancelRotation(ctx context.Context, id ecowatt.DeviceID, by audit.Actor, now time.Time) error
+	// CloseRecovery closes an open recovery window, if any, or returns
+	// registry.ErrNotFound.
+	CloseRecovery(ctx context.Context, id ecowatt.DeviceID, by audit.Actor, now time.Time) error
 }
 
 // Telemetry is the part of the store that holds samples.
@@ -61,6 +67,7 @@ type Options struct {
 	Log       Log
 	Tokens    access.Finder
 	Registry  Adder
+	Rotations Rotations
 
 	// Ready reports whether the cloud can do its work now.
 	Ready func(ctx context.Context) error
@@ -96,7 +103,8 @@ const maxBody = 64 << 10
 // New returns the handler of everything under /api/, and of /healthz, /readyz
 // and /metrics. It answers every other path with a problem document.
 func New(o Options) (http.Handler, error) {
-	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil || o.Registry == nil || o.Ready == nil {
+	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
+		o.Registry == nil || o.Rotations == nil || o.Ready == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
 	}
 	if o.Now == nil {
@@ -108,6 +116,7 @@ func New(o Options) (http.Handler, error) {
 	s := &server{Options: o, mux: http.NewServeMux()}
 	s.api = humago.New(s.mux, config())
 	s.registerDevices()
+	s.registerRotation()
 	s.registerTelemetry()
 	s.registerAudit()
 	s.registerHealth()

@@ -111,8 +111,9 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 	}
 	o := Options{
 		Fleet: c.store, Telemetry: c.telemetry, Log: c.store, Tokens: c.store,
-		Registry: registry.New(c.store, fakeWrapper{}, rand.Reader),
-		Ready:    c.store.Ready, Unavailable: errBusy,
+		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
+		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
+		Ready:     c.store.Ready, Unavailable: errBusy,
 		Now:    func() time.Time { return c.now },
 		Logger: slog.New(slog.NewTextHandler(c.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

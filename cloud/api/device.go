@@ -9,7 +9,6 @@ import (
 
 	"ecowatt"
 	"ecowatt/cloud/access"
-	"ecowatt/cloud/audit"
 	"ecowatt/cloud/registry"
 )
 
@@ -22,6 +21,7 @@ type Device struct {
 	CreatedAt time.Time       `json:"created_at"`
 	LastSeen  *time.Time      `json:"last_seen" doc:"When its last exchange was accepted; null when never"`
 	Epoch     uint32          `json:"epoch" doc:"Epoch of its active key"`
+	Key       DeviceKey       `json:"key" doc:"Its keys, without them"`
 	Agent     *DeviceAgent    `json:"agent,omitempty" doc:"What the agent reported of itself; absent before its first report"`
 	Firmware  *DeviceFirmware `json:"firmware,omitempty" doc:"What the agent reported of its running image; absent before its first report"`
 	Inverters []Inverter      `json:"inverters" nullable:"false" doc:"As last reported"`
@@ -52,10 +52,10 @@ type Inverter struct {
 	Points         []ecowatt.Point `json:"points" nullable:"false"`
 }
 
-func showDevice(d registry.Device) Device {
+func showDevice(d registry.Device, now time.Time) Device {
 	out := Device{
 		ID: string(d.ID), Group: d.Group, Notes: d.Notes, Disabled: d.Disabled,
-		CreatedAt: d.CreatedAt, Epoch: uint32(d.Epoch), Inverters: []Inverter{},
+		CreatedAt: d.CreatedAt, Epoch: uint32(d.Epoch), Key: showKey(d, now), Inverters: []Inverter{},
 	}
 	if !d.LastSeen.IsZero() {
 		out.LastSeen = &d.LastSeen
@@ -184,7 +184,7 @@ func (s *server) addDevice(ctx context.Context, in *addDeviceInput) (*addDeviceO
 	}
 	return &addDeviceOutput{
 		Location: prefix + "/devices/" + string(device.ID),
-		Body:     AddedDevice{Device: showDevice(device), Enrolment: file},
+		Body:     AddedDevice{Device: showDevice(device, s.Now()), Enrolment: file},
 	}, nil
 }
 
@@ -223,7 +223,7 @@ func (s *server) listDevices(ctx context.Context, in *listDevicesInput) (*device
 		list.Next = string(found[limit-1].ID)
 	}
 	for _, d := range found {
-		list.Devices = append(list.Devices, showDevice(d))
+		list.Devices = append(list.Devices, showDevice(d, s.Now()))
 	}
 	return &deviceListOutput{Body: list}, nil
 }
@@ -254,7 +254,7 @@ func (s *server) getDevice(ctx context.Context, in *DeviceInput) (*deviceOutput,
 	if err != nil {
 		return nil, deviceProblem(id, err)
 	}
-	return &deviceOutput{Body: showDevice(d)}, nil
+	return &deviceOutput{Body: showDevice(d, s.Now())}, nil
 }
 
 // DeviceChange is what people may change of a device.
@@ -278,8 +278,7 @@ func (s *server) changeDevice(ctx context.Context, in *changeDeviceInput) (*devi
 	if change == (registry.Change{}) {
 		return nil, invalid("body", "nothing to change: give group, notes or disabled")
 	}
-	by := audit.Actor{Kind: audit.Operator, Name: caller(ctx).Name}
-	if err := s.Fleet.UpdateDevice(ctx, id, change, by, s.Now()); err != nil {
+	if err := s.Fleet.UpdateDevice(ctx, id, change, operator(ctx), s.Now()); err != nil {
 		return nil, deviceProblem(id, err)
 	}
 	return s.getDevice(ctx, &in.DeviceInput)

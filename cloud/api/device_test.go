@@ -34,7 +34,7 @@ func TestAddDevice(t *testing.T) {
 				Enrolment map[string]any
 			}](t, r.body)
 			want := Device{
-				ID: "roof-1", Group: "north", Notes: "on the barn", CreatedAt: c.now, Epoch: 1, Inverters: []Inverter{},
+				ID: "roof-1", Group: "north", Notes: "on the barn", CreatedAt: c.now, Epoch: 1, Key: DeviceKey{Epoch: 1, Since: c.now}, Inverters: []Inverter{},
 			}
 			if diff := cmp.Diff(want, got.Device); diff != "" {
 				t.Errorf("device (-want +got):\n%s", diff)
@@ -123,6 +123,7 @@ func TestChangeDevice(t *testing.T) {
 		r := c.do(http.MethodPatch, "/api/v1/devices/roof-1", token, step.body)
 		want := step.want
 		want.ID, want.CreatedAt, want.Epoch, want.Inverters = "roof-1", c.now, 1, []Inverter{}
+		want.Key = DeviceKey{Epoch: 1, Since: c.now}
 		if diff := cmp.Diff(want, decode[Device](t, r.body)); r.status != http.StatusOK || diff != "" {
 			t.Errorf("%s: %d (-want +got):\n%s", step.body, r.status, diff)
 		}
@@ -141,6 +142,7 @@ func TestShowDevice(t *testing.T) {
 	at := time.Date(2026, 6, 1, 2, 3, 4, 5e6, time.UTC)
 	d := registry.Device{
 		ID: "roof-1", Group: "g", Notes: "n", Disabled: true, CreatedAt: at, Epoch: 7, LastSeen: at.Add(time.Hour),
+		KeySince: at, Rotation: &registry.Rotation{Epoch: 8, OfferFrom: at, OfferedAt: at, Burn: true}, Recovery: at.Add(time.Hour),
 		Inventory: registry.Inventory{
 			ReportedAt: at, AgentVersion: "0.1.0", Hardware: "arm", ControlAllowed: true,
 			Inverters: []registry.Inverter{
@@ -150,11 +152,13 @@ func TestShowDevice(t *testing.T) {
 		},
 		Firmware: registry.Firmware{Release: 9, State: "trial", Version: "0.1.1"},
 	}
-	got, err := json.Marshal(showDevice(d))
+	got, err := json.Marshal(showDevice(d, at))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"id":"roof-1","group":"g","notes":"n","disabled":true,"created_at":"2026-06-01T02:03:04.005Z","last_seen":"2026-06-01T03:03:04.005Z","epoch":7,` +
+		`"key":{"epoch":7,"since":"2026-06-01T02:03:04.005Z","pending":{"epoch":8,"offer_from":"2026-06-01T02:03:04.005Z",` +
+		`"offered_at":"2026-06-01T02:03:04.005Z","burn":true},"recovery_until":"2026-06-01T03:03:04.005Z"},` +
 		`"agent":{"version":"0.1.0","hardware":"arm","control_allowed":true,"reported_at":"2026-06-01T02:03:04.005Z"},` +
 		`"firmware":{"release":9,"state":"trial","version":"0.1.1"},` +
 		`"inverters":[{"name":"inv1","profile":"p","profile_version":"1","serial":"s","model":"m","points":[{"name":"pac","unit":"W","exponent":-1,"writable":true,"min":1,"max":2}]},` +

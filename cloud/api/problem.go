@@ -35,6 +35,11 @@ func deviceProblem(id ecowatt.DeviceID, err error) error {
 		return problemf(http.StatusNotFound, "there is no device %q", string(id))
 	case errors.Is(err, registry.ErrExists):
 		return problemf(http.StatusConflict, "there is a device %q already", string(id))
+	case errors.Is(err, registry.ErrNoRotation):
+		return problemf(http.StatusNotFound, "no rotation of device %q is pending", string(id))
+	}
+	if conflict, ok := errors.AsType[*registry.ConflictError](err); ok {
+		return problemf(http.StatusConflict, "device %q: %s", string(id), conflict.Problem)
 	}
 	return err
 }

@@ -140,6 +140,8 @@ func encoded(query url.Values) string {
 	return "?" + query.Encode()
 }
 
+// call makes a request and decodes the answer into out, which is nil where
+// success is all there is to know.
 func (c *client) call(ctx context.Context, method, path string, in []byte, out any) error {
 	body, err := c.open(ctx, method, path, in)
 	if err != nil {
@@ -149,6 +151,9 @@ func (c *client) call(ctx context.Context, method, path string, in []byte, out a
 	answer, err := io.ReadAll(io.LimitReader(body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("reading the cloud's answer: %w", err)
+	}
+	if out == nil {
+		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
 		return fmt.Errorf("the cloud's answer cannot be understood: %w", err)

@@ -23,12 +23,14 @@ import (
 )
 
 func (a *app) newDeviceCommand() *cobra.Command {
-	return group("device", "Add, list, show and disable devices",
+	return group("device", "Add, list, show, disable and rekey devices",
 		a.newDeviceAddCommand(),
 		a.newDeviceListCommand(),
 		a.newDeviceShowCommand(),
 		a.newDeviceSwitchCommand("disable", "Refuse a device, and end its sessions", true),
 		a.newDeviceSwitchCommand("enable", "Let a disabled device in again", false),
+		a.newDeviceRotateCommand(),
+		a.newDeviceRecoverCommand(),
 	)
 }
 
@@ -274,7 +276,13 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	} else {
 		line("last seen", fmt.Sprintf("%s ago, %s", age(*d.LastSeen, now), localTime(*d.LastSeen)))
 	}
-	line("key epoch", fmt.Sprint(d.Epoch))
+	line("key epoch", fmt.Sprintf("%d, since %s", d.Epoch, localTime(d.Key.Since)))
+	if d.Key.Pending != nil {
+		line("rotation", rotationText(*d.Key.Pending, now))
+	}
+	if d.Key.RecoveryUntil != nil {
+		line("recovery", "let in with its first key until "+localTime(*d.Key.RecoveryUntil))
+	}
 	if d.Agent == nil {
 		line("agent", "has not reported yet")
 	} else {

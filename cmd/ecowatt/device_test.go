@@ -117,7 +117,7 @@ roof-2  —      enabled      never      1  —      —
 	o.run(0, "device", "list").out(`^roof-1  north  disabled      never      1  0\.1\.0  inv1, inv2$`)
 	o.run(0, "device", "enable", "roof-1", "--json").out(`"disabled": false`)
 	o.run(4, "device", "disable", "nobody").out().talk(`^ecowatt: there is no device "nobody"$`)
-	o.run(2, "device").out().talk(`^ecowatt: device what\? Choose from: add, list, show, disable, enable$`)
+	o.run(2, "device").out().talk(`^ecowatt: device what\? Choose from: add, list, show, disable, enable, rotate-key, recover$`)
 }
 
 // A fleet of more than a page is listed whole.
@@ -150,7 +150,7 @@ func TestDeviceShow(t *testing.T) {
 	o := newOperator(t)
 	o.run(0, "device", "add", "roof-1", "--notes", "on\nthe barn")
 	o.run(0, "device", "show", "roof-1").out(`^device     roof-1$`, `^group      —$`, `^state      enabled$`, `^notes      on the barn$`,
-		`^last seen  never$`, `^key epoch  1$`, `^agent      has not reported yet$`)
+		`^last seen  never$`, `^key epoch  1, since 20`, `^agent      has not reported yet$`)
 	o.report()
 	// What a device says of itself cannot move the cursor.
 	o.run(0, "device", "show", "roof-1").never("\x1b").out(

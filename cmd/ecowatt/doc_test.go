@@ -83,11 +83,13 @@ func TestJSONIsDocumented(t *testing.T) {
 			Device api.Device
 			File   string
 		}{},
-		"ecowatt device list":    &api.DeviceList{},
-		"ecowatt device show":    &api.Device{},
-		"ecowatt telemetry show": &api.Samples{},
-		"ecowatt log":            &audit.Record{},
-		"ecowatt bench block":    &benchReport{},
+		"ecowatt device list":       &api.DeviceList{},
+		"ecowatt device show":       &api.Device{},
+		"ecowatt device rotate-key": &api.Rotation{},
+		"ecowatt device recover":    &api.Recovery{},
+		"ecowatt telemetry show":    &api.Samples{},
+		"ecowatt log":               &audit.Record{},
+		"ecowatt bench block":       &benchReport{},
 	} {
 		shown := block.FindStringSubmatch(documented[command])
 		if shown == nil {

@@ -54,7 +54,7 @@ func (s *selection) query(now time.Time) (url.Values, error) {
 		}
 		q.Set("from", millis(from))
 	case s.since != "":
-		span, err := parseSpan(s.since)
+		span, err := parseSpan("--since", s.since)
 		if err != nil {
 			return nil, err
 		}
@@ -90,8 +90,8 @@ func parseTime(flag, text string) (time.Time, error) {
 	return time.Time{}, usagef("%s: %q is no time; write 2026-06-21, 2026-06-21T12:00 or RFC 3339", flag, text)
 }
 
-// parseSpan reads a duration, also one in days.
-func parseSpan(text string) (time.Duration, error) {
+// parseSpan reads the duration of a flag, also one in days.
+func parseSpan(flag, text string) (time.Duration, error) {
 	const day, century = 24 * time.Hour, 100 * 366
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		if n, err := strconv.Atoi(days); err == nil && n > 0 && n <= century {
@@ -100,7 +100,7 @@ func parseSpan(text string) (time.Duration, error) {
 	} else if d, err := time.ParseDuration(text); err == nil && d > 0 && d <= century*day {
 		return d, nil
 	}
-	return 0, usagef("--since: %q is no time span; write 30s, 5m, 2h or 7d", text)
+	return 0, usagef("%s: %q is no time span; write 30s, 5m, 2h or 7d", flag, text)
 }
 
 func (a *app) newTelemetryShowCommand() *cobra.Command {

@@ -107,7 +107,7 @@ func TestTelemetryRefuses(t *testing.T) {
 
 func TestParseSpan(t *testing.T) {
 	for text, want := range map[string]time.Duration{"30s": 30 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "7d": 7 * 24 * time.Hour} {
-		if got, err := parseSpan(text); got != want || err != nil {
+		if got, err := parseSpan("--since", text); got != want || err != nil {
 			t.Errorf("%s: %v, %v; want %v", text, got, err, want)
 		}
 	}
