@@ -16,6 +16,7 @@ import (
 	"ecowatt"
 	"ecowatt/agent/identity"
 	"ecowatt/agent/uplink"
+	"ecowatt/block"
 	"ecowatt/key"
 	"ecowatt/wire"
 	"ecowatt/wire/noise"
@@ -253,24 +254,51 @@ func (c *cloud) store(m wire.Message) wire.Status {
 	return wire.Stored
 }
 
-// plain unpacks a block of codec 0 (PROTOCOL section 6), and checks it as the
-// cloud does: times go up.
-func (c *cloud) plain(b wire.TelemetryBlock) []ecowatt.Sample {
-	var data [][]*int64 // times, then the values of each point
-	if err := cbor.Unmarshal(b.Data, &data); err != nil || b.Codec != wire.CodecPlain || len(data) != 1+len(b.Points) || len(data[0]) != int(b.Count) {
-		c.t.Errorf("a block that cannot be read: %v in %+v", err, b)
-		return nil
-	}
+// unpack returns the samples of a block, and checks them as the cloud does: times
+// do not go back.
+func (c *cloud) unpack(b wire.TelemetryBlock) []ecowatt.Sample {
 	t0 := b.T0
 	if b.Boot != nil {
 		t0 = b.Boot.Mono
 	}
-	samples := make([]ecowatt.Sample, b.Count)
-	for i := range samples {
-		samples[i].At = t0 + *data[0][i]
-		if i > 0 && samples[i].At <= samples[i-1].At {
-			c.t.Errorf("sample %d of a block is not later than the one before it", i)
+	var samples []ecowatt.Sample
+	var err error
+	switch b.Codec {
+	case wire.CodecPlain:
+		samples, err = unpackPlain(b)
+	case wire.CodecPacked:
+		var data []byte
+		if err = cbor.Unmarshal(b.Data, &data); err == nil {
+			samples, err = block.Decode(data, block.Limits{})
 		}
+	default:
+		err = errors.New("unknown codec")
+	}
+	if err != nil || len(samples) != int(b.Count) || len(samples[0].Values) != len(b.Points) {
+		c.t.Errorf("a block that cannot be read: %v in %+v", err, b)
+		return nil
+	}
+	for i := range samples {
+		samples[i].At += t0
+		if i > 0 && samples[i].At < samples[i-1].At {
+			c.t.Errorf("sample %d of a block is before the one before it", i)
+		}
+	}
+	return samples
+}
+
+// unpackPlain unpacks codec 0 (PROTOCOL section 6), with times since t0.
+func unpackPlain(b wire.TelemetryBlock) ([]ecowatt.Sample, error) {
+	var data [][]*int64 // times, then the values of each point
+	if err := cbor.Unmarshal(b.Data, &data); err != nil {
+		return nil, err
+	}
+	if len(data) != 1+len(b.Points) {
+		return nil, errors.New("not one list per point")
+	}
+	samples := make([]ecowatt.Sample, len(data[0]))
+	for i := range samples {
+		samples[i].At = *data[0][i]
 		for p := range b.Points {
 			v := ecowatt.Value{}
 			if raw := data[1+p][i]; raw != nil {
@@ -279,7 +307,7 @@ func (c *cloud) plain(b wire.TelemetryBlock) []ecowatt.Sample {
 			samples[i].Values = append(samples[i].Values, v)
 		}
 	}
-	return samples
+	return samples, nil
 }
 
 // samples returns what is stored of an inverter, in the order in which it came.
@@ -298,7 +326,7 @@ func (c *cloud) samples(inverter string, boot wire.BootID, offset int64) []ecowa
 				c.t.Errorf("a block of the boot %v", b.Boot.Boot)
 			}
 		}
-		for _, s := range c.plain(b) {
+		for _, s := range c.unpack(b) {
 			s.At += shift
 			all = append(all, s)
 		}

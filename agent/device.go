@@ -91,7 +91,7 @@ func newDevice(p parts) (*device, error) {
 	d.pending = []buffer.Message{inventory}
 	b, err := buffer.Open(buffer.Options{
 		FS: p.folder, Limit: p.settings.BufferLimit, FlushInterval: p.settings.FlushInterval,
-		MaxRun: maxRun(p.settings.Inverters), Logger: d.logger,
+		MaxRun: maxRun, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err

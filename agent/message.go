@@ -3,11 +3,12 @@ package agent
 import (
 	"fmt"
 	"io"
-	"sort"
+	"slices"
 
 	"ecowatt"
 	"ecowatt/agent/buffer"
 	"ecowatt/agent/uplink"
+	"ecowatt/block"
 	"ecowatt/wire"
 )
 
@@ -27,48 +28,14 @@ func wireMessage(m buffer.Message) wire.Message {
 
 // leastRoom is what even the smallest request has room for, in bytes of
 // messages. Telemetry and log messages are made so that each fits into it
-// alone, so none can hold up the queue; where one sample alone is larger, and
-// for an inventory, the buffer passes over the message while it does not fit.
+// alone, so none can hold up the queue; a sample that alone is larger, and an
+// inventory, is passed over by the buffer while it does not fit.
 func leastRoom() int { return wire.MessageRoom(uplink.MinRequest) }
 
-// maxRun returns how many samples of the widest of the inverters surely fit
-// into one message; at least 1.
-func maxRun(inverters []InverterSettings) int {
-	least := wire.MaxMessages
-	for _, in := range inverters {
-		least = min(least, sort.Search(least, func(n int) bool {
-			m, err := encodeRun(widestRun(in, n+1), nowhere, zeros{})
-			return err != nil || wireMessage(m).EncodedSize() > leastRoom()
-		}))
-	}
-	return max(least, 1)
-}
-
-// widestRun is a run of n samples whose encoding is as long as one can be.
-func widestRun(in InverterSettings, n int) buffer.Run {
-	const (
-		longTime = 1 << 40 // 9 bytes of CBOR
-		longStep = 1 << 17 // 5 bytes, as the distance of 32 days
-	)
-	values := make([]ecowatt.Value, len(in.Points))
-	for i, name := range in.Points {
-		r, _ := in.Profile.Register(name)
-		values[i] = ecowatt.Known(1 << (16*r.Type.Words() - 2)) // as many bytes as the largest
-	}
-	run := buffer.Run{Inverter: in.Name, Points: in.Points, Samples: make([]ecowatt.Sample, n)}
-	for i := range run.Samples {
-		run.Samples[i] = ecowatt.Sample{At: longTime + int64(i)*longStep, Values: values}
-	}
-	return run
-}
-
-// zeros is a random source for messages that are only measured.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
-}
+// maxRun is the most samples of one message: an hour and a half at one every 5 s.
+// More of them hardly pack better, and who asks the cloud for a minute of them
+// gets the whole message unpacked.
+const maxRun = 1024
 
 // placer tells when something was, in ms since 1970, that is known as a number
 // of ms since a boot; 0 where that is not known.
@@ -77,36 +44,70 @@ type placer func(boot wire.BootID, mono int64) int64
 // nowhere is the placer of who does not know the time.
 func nowhere(wire.BootID, int64) int64 { return 0 }
 
-// encodeRun makes a telemetry message: with times since 1970 where the boot has
-// a place, else with times since the boot, for the cloud to place them. Samples
-// that are not later than the one before them are left out: the protocol has no
-// way to say them, and a message that cannot be made would hold up all others.
-func encodeRun(r buffer.Run, place placer, random io.Reader) (buffer.Message, error) {
-	block := ecowatt.Block{Inverter: r.Inverter, Points: r.Points, Samples: make([]ecowatt.Sample, 0, len(r.Samples))}
+// encodeRun makes telemetry messages of a run, oldest first: one, or where that
+// would be larger than leastRoom those of its halves. Their times are since 1970
+// where the boot has a place, else since the boot, for the cloud to place them.
+func encodeRun(r buffer.Run, place placer, random io.Reader, emit func(m buffer.Message, samples int) error) error {
+	b := ecowatt.Block{Inverter: r.Inverter, Points: r.Points, Samples: r.Samples}
 	boot := wire.BootID(r.Boot)
-	var since *wire.BootID
-	shift := int64(0)
-	for i, s := range r.Samples {
-		if i == 0 {
-			if at := place(boot, s.At); at > 0 {
-				shift = at - s.At
-			} else {
-				since = &boot
-			}
-		} else if s.At+shift <= block.Samples[len(block.Samples)-1].At {
-			continue
-		}
-		block.Samples = append(block.Samples, ecowatt.Sample{At: s.At + shift, Values: s.Values})
+	first := r.Samples[0].At
+	at := place(boot, first)
+	if at == 0 {
+		return encodeBlock(b, &boot, random, emit)
 	}
-	t, err := wire.PlainBlock(block, since)
+	b.Samples = shifted(b.Samples, at-first)
+	return encodeBlock(b, nil, random, emit)
+}
+
+// shifted returns the samples with times that are by ms later.
+func shifted(samples []ecowatt.Sample, by int64) []ecowatt.Sample {
+	later := slices.Clone(samples)
+	for i := range later {
+		later[i].At += by
+	}
+	return later
+}
+
+func encodeBlock(b ecowatt.Block, since *wire.BootID, random io.Reader, emit func(m buffer.Message, samples int) error) error {
+	t, err := smallest(b, since)
 	if err != nil {
-		return buffer.Message{}, err
+		return err
 	}
 	body, err := wire.EncodeTelemetry(t)
 	if err != nil {
-		return buffer.Message{}, fmt.Errorf("encoding a telemetry block: %w", err)
+		return fmt.Errorf("encoding a telemetry block: %w", err)
 	}
-	return newMessage(wire.KindTelemetry, body, random)
+	m, err := newMessage(wire.KindTelemetry, body, random)
+	if err != nil {
+		return err
+	}
+	n := len(b.Samples)
+	if n == 1 || wireMessage(m).EncodedSize() <= leastRoom() {
+		return emit(m, n)
+	}
+	for _, half := range [][]ecowatt.Sample{b.Samples[:n/2], b.Samples[n/2:]} {
+		b.Samples = half
+		if err := encodeBlock(b, since, random, emit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// smallest packs a block in the way that takes the fewest bytes.
+func smallest(b ecowatt.Block, since *wire.BootID) (wire.TelemetryBlock, error) {
+	plain, err := wire.PlainBlock(b, since)
+	if err != nil || len(b.Points) > block.MaxPoints {
+		return plain, err
+	}
+	data, err := block.Encode(ecowatt.Block{Points: b.Points, Samples: shifted(b.Samples, -b.Samples[0].At)})
+	if err != nil {
+		return wire.TelemetryBlock{}, fmt.Errorf("packing a block: %w", err)
+	}
+	if len(data) >= len(plain.Data) {
+		return plain, nil
+	}
+	return wire.PackedBlock(b, since, data)
 }
 
 // encodeInventory makes the message that says what the device is made of.

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,86 +30,111 @@ func wide(n int) InverterSettings {
 	return in
 }
 
-// TestMaxRun: the runs are as long as they may be so that each message fits into
-// the smallest request.
-func TestMaxRun(t *testing.T) {
-	sim := simSettings(t).Inverters[0]
-	sim.Points = sim.Profile.PointNames()
-	few := sim
-	few.Points = few.Points[:1]
+// TestRunsFit: whatever is in a run, each of its messages fits into the smallest
+// request, and all of its samples are in them, in order.
+func TestRunsFit(t *testing.T) {
+	random := mathrand.New(mathrand.NewPCG(1, 2))
 	for _, c := range []struct {
-		name      string
-		inverters []InverterSettings
-		widest    InverterSettings
-		most      int
+		name          string
+		points, count int
+		value         func() int64
+		most          int // messages
 	}{
-		{"sim", []InverterSettings{sim}, sim, 200},
-		{"one point", []InverterSettings{few}, few, 1000},
-		{"two inverters", []InverterSettings{few, sim}, sim, 200},
-		{"wide", []InverterSettings{wide(20)}, wide(20), 20},
+		{"one sample", 10, 1, random.Int64, 1},
+		{"a slot that packs well", 10, maxRun, func() int64 { return 2300 + random.Int64N(3) }, 1},
+		{"a slot that does not pack", 10, maxRun, random.Int64, 12},
+		{"more points than can be packed", 100, 40, func() int64 { return random.Int64N(1 << 32) }, 4},
+		{"the widest samples", 200, 5, random.Int64, 5},
 	} {
-		n := maxRun(c.inverters)
-		size := func(n int) int {
-			m, err := encodeRun(widestRun(c.widest, n), nowhere, rand.Reader)
+		t.Run(c.name, func(t *testing.T) {
+			in := wide(c.points)
+			run := buffer.Run{Inverter: in.Name, Points: in.Points, Boot: [16]byte{1}}
+			for i := range c.count {
+				s := ecowatt.Sample{At: 1000 + 2000*int64(i)}
+				for range c.points {
+					s.Values = append(s.Values, ecowatt.Known(c.value()))
+				}
+				run.Samples = append(run.Samples, s)
+			}
+			cloud := &cloud{t: t}
+			var got []ecowatt.Sample
+			messages := 0
+			err := encodeRun(run, nowhere, rand.Reader, func(m buffer.Message, samples int) error {
+				messages++
+				b, err := wire.DecodeTelemetry(m.Body)
+				if err != nil {
+					return err
+				}
+				got = append(got, cloud.unpack(b)...)
+				if size := wireMessage(m).EncodedSize(); samples != int(b.Count) || size > leastRoom() && samples > 1 {
+					t.Errorf("a message of %d bytes with %d samples, said to be %d; there is room for %d", size, b.Count, samples, leastRoom())
+				}
+				return nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			return wireMessage(m).EncodedSize()
-		}
-		if n < 2 || n > c.most || size(n) > leastRoom() || size(n+1) <= leastRoom() {
-			t.Errorf("%s: %d samples, %d bytes; one more: %d; there is room for %d", c.name, n, size(n), size(n+1), leastRoom())
-		}
-		worst := widestRun(c.widest, n)
-		for i := range worst.Samples {
-			for p, name := range worst.Points {
-				r, _ := c.widest.Profile.Register(name)
-				worst.Samples[i].Values[p] = ecowatt.Known(-1 << (16*r.Type.Words() - 1)) // no register holds less
+			if diff := cmp.Diff(run.Samples, got); diff != "" {
+				t.Errorf("samples (-want +got):\n%.2000s", diff)
 			}
-		}
-		m, err := encodeRun(worst, nowhere, rand.Reader)
-		if err != nil || wireMessage(m).EncodedSize() > leastRoom() {
-			t.Errorf("%s: with the least values %d bytes, %v", c.name, wireMessage(m).EncodedSize(), err)
-		}
-	}
-	if n := maxRun([]InverterSettings{wide(200)}); n != 1 {
-		t.Errorf("when not even one sample fits: %d", n)
+			if messages > c.most {
+				t.Errorf("%d messages, at most %d were expected", messages, c.most)
+			}
+		})
 	}
 }
 
 func TestEncodeRun(t *testing.T) {
 	boot := wire.BootID{1}
-	sample := func(at, v int64) ecowatt.Sample {
-		return ecowatt.Sample{At: at, Values: []ecowatt.Value{ecowatt.Known(v), {}}}
+	var run buffer.Run
+	sample := func(at, v int64) {
+		run.Samples = append(run.Samples, ecowatt.Sample{At: at, Values: []ecowatt.Value{ecowatt.Known(v), {}}})
 	}
-	run := buffer.Run{Inverter: "inv1", Points: []string{"a", "b"}, Boot: boot, Samples: []ecowatt.Sample{
-		sample(1000, 1), sample(2000, 2), sample(2000, 3), sample(3000, 4),
-	}}
-	// 84 times, 83 values of a, 83 values of b; the third sample has no time of its own
-	data := []byte("\x83\x83\x00\x19\x03\xe8\x19\x07\xd0\x83\x01\x02\x04\x83\xf6\xf6\xf6")
+	run.Inverter, run.Points, run.Boot = "inv1", []string{"a", "b"}, boot
+	for i := range int64(30) {
+		sample(1000*(i+i/2), 40+i%3) // some at one instant
+	}
+	few := run
+	few.Samples = run.Samples[:1]
 	for _, c := range []struct {
 		name  string
+		run   buffer.Run
 		place placer
-		want  wire.TelemetryBlock
+		t0    int64
+		since *wire.Instant
+		codec uint64
 	}{
-		{"time not known", nowhere, wire.TelemetryBlock{Boot: &wire.Instant{Boot: boot, Mono: 1000}}},
-		{"time known", func(b wire.BootID, mono int64) int64 {
+		{"time not known", run, nowhere, 0, &wire.Instant{Boot: boot, Mono: 0}, wire.CodecPacked},
+		{"time known", run, func(b wire.BootID, mono int64) int64 {
 			if b != boot {
 				t.Errorf("boot %v", b)
 			}
 			return mono + 7_000_000
-		}, wire.TelemetryBlock{T0: 7_001_000}},
+		}, 7_000_000, nil, wire.CodecPacked},
+		{"too few to pack", few, nowhere, 0, &wire.Instant{Boot: boot, Mono: 0}, wire.CodecPlain},
 	} {
-		m, err := encodeRun(run, c.place, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
+		before := slices.Clone(c.run.Samples)
+		messages := 0
+		err := encodeRun(c.run, c.place, rand.Reader, func(m buffer.Message, _ int) error {
+			messages++
+			got, err := wire.DecodeTelemetry(m.Body)
+			if err != nil {
+				return err
+			}
+			want := wire.TelemetryBlock{Inverter: "inv1", Points: []string{"a", "b"}, T0: c.t0, Boot: c.since, Codec: c.codec, Count: uint64(len(c.run.Samples)), Data: got.Data}
+			if diff := cmp.Diff(want, got); diff != "" || m.Kind != uint64(wire.KindTelemetry) || m.ID == [16]byte{} {
+				t.Errorf("%s: %v of kind %d (-want +got):\n%s", c.name, m.ID, m.Kind, diff)
+			}
+			if diff := cmp.Diff(shifted(before, c.t0), (&cloud{t: t}).unpack(got)); diff != "" {
+				t.Errorf("%s: samples (-want +got):\n%s", c.name, diff)
+			}
+			return nil
+		})
+		if err != nil || messages != 1 {
+			t.Errorf("%s: %d messages, %v", c.name, messages, err)
 		}
-		got, err := wire.DecodeTelemetry(m.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.want.Inverter, c.want.Points, c.want.Count, c.want.Data = "inv1", []string{"a", "b"}, 3, data
-		if diff := cmp.Diff(c.want, got); diff != "" || m.Kind != uint64(wire.KindTelemetry) || m.ID == [16]byte{} {
-			t.Errorf("%s: %v of kind %d (-want +got):\n%s", c.name, m.ID, m.Kind, diff)
+		if diff := cmp.Diff(before, c.run.Samples); diff != "" {
+			t.Errorf("%s: the run was changed:\n%s", c.name, diff)
 		}
 	}
 }

@@ -88,7 +88,7 @@ func (q *queue) put(messages []buffer.Message) error {
 }
 
 // pack makes messages of the samples.
-func (q *queue) pack(pack func(buffer.Run) (buffer.Message, error)) {
+func (q *queue) pack(pack buffer.Packer) {
 	// That it fails is told by do. What was packed before goes out all the
 	// same, and makes room.
 	_ = q.do(false, func(b *buffer.Buffer) error { return b.Pack(pack) })

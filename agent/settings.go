@@ -77,7 +77,7 @@ type Settings struct {
 type InverterSettings struct {
 	Name    string
 	Connect modbus.Endpoint
-	Unit    byte   // Modbus unit id, 1 … 247
+	Unit    byte // Modbus unit id, 1 … 247
 	Profile inverter.Profile
 	Points  []string // names, in the order of the values
 }

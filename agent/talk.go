@@ -109,7 +109,9 @@ const packAnyway = 4096
 // pack makes messages of the samples in the buffer.
 func (d *device) pack() {
 	place := d.clock.placer(d.uplink.Clock())
-	d.queue.pack(func(r buffer.Run) (buffer.Message, error) { return encodeRun(r, place, d.random) })
+	d.queue.pack(func(r buffer.Run, emit func(buffer.Message, int) error) error {
+		return encodeRun(r, place, d.random, emit)
+	})
 }
 
 // outcome returns the messages of a request that may go, according to its

@@ -105,9 +105,9 @@ func BenchmarkPack(b *testing.B) {
 			}
 		}
 		var id [][16]byte
-		if err := w.Pack(func(Run) (Message, error) {
+		if err := w.Pack(func(r Run, emit func(Message, int) error) error {
 			id = append(id, [16]byte{1})
-			return Message{ID: id[0], Kind: 1, Body: make([]byte, 10<<10)}, nil
+			return emit(Message{ID: id[0], Kind: 1, Body: make([]byte, 10<<10)}, len(r.Samples))
 		}); err != nil {
 			b.Fatal(err)
 		}

@@ -239,7 +239,7 @@ func TestRuns(t *testing.T) {
 				must(t, w.Add(r, 0))
 			}
 			var got []string
-			must(t, w.Pack(func(r Run) (Message, error) {
+			must(t, w.packEach(func(r Run) (Message, error) {
 				inverter := r.Inverter
 				if r.Points[0] == "vac1" {
 					inverter = strings.ToUpper(inverter)
@@ -264,7 +264,7 @@ func TestARunIsBoundedByItsSpan(t *testing.T) {
 		must(t, w.Add(Reading{Inverter: "a", Points: []string{"pac"}, Sample: ecowatt.Sample{At: at, Values: make([]ecowatt.Value, 1)}}, 0))
 	}
 	var lengths []int
-	must(t, w.Pack(func(r Run) (Message, error) {
+	must(t, w.packEach(func(r Run) (Message, error) {
 		lengths = append(lengths, len(r.Samples))
 		return w.message(r)
 	}))
@@ -283,7 +283,7 @@ func TestARunIsBoundedByItsValues(t *testing.T) {
 		must(t, w.Add(Reading{Inverter: "a", Points: points, Sample: ecowatt.Sample{At: int64(i), Values: make([]ecowatt.Value, MaxPoints)}}, 0))
 	}
 	var all int
-	must(t, w.Pack(func(r Run) (Message, error) {
+	must(t, w.packEach(func(r Run) (Message, error) {
 		if n := len(r.Samples) * len(r.Points); n > maxHeld {
 			t.Errorf("%d values in a run", n)
 		}
@@ -382,7 +382,7 @@ func TestNothingIsHandedOutBeforeItsNameLasts(t *testing.T) {
 	}}}))
 	must(t, w.add(0))
 	broken = true
-	if err := w.Pack(w.message); err == nil {
+	if err := w.packEach(w.message); err == nil {
 		t.Error("packing: no error")
 	}
 	if err := w.Put(Message{ID: w.id()}); err == nil {
@@ -411,7 +411,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	must(t, w.flush())
-	if err := w.Pack(w.message); err == nil {
+	if err := w.packEach(w.message); err == nil {
 		t.Error("packing: no error")
 	}
 	if err := w.putSome(2, "log"); err == nil {

@@ -149,7 +149,7 @@ func TestAnyOrder(t *testing.T) {
 				left := rapid.IntRange(0, 3).Draw(t, "messages before")
 				before := w.Stats()
 				refused := errors.New("refused")
-				err := w.Pack(func(r Run) (Message, error) {
+				err := w.packEach(func(r Run) (Message, error) {
 					if left--; left < 0 {
 						return Message{}, refused
 					}
@@ -176,7 +176,7 @@ func TestAnyOrder(t *testing.T) {
 				for range 8 {
 					_ = w.add(rapid.IntRange(0, 2).Draw(t, "series"))
 				}
-				_ = w.synced(w.Pack(w.message))
+				_ = w.synced(w.packEach(w.message))
 				_ = w.putSome(2, "a log")
 				d.SetCapacity(0)
 			},

@@ -135,14 +135,18 @@ func (b *Buffer) closeJournal(now time.Duration) error {
 	return log.Close()
 }
 
+// Packer makes messages of a run. All of its samples must be in what it emits.
+type Packer func(r Run, emit func(m Message, samples int) error) error
+
 // Pack makes messages of all samples in the journal: pack is called with one
-// run after the other, in the order in which the runs began, and its messages
-// are on the disk when Pack returns nil. A Run is pack's to keep.
+// run after the other, in the order in which the runs began, and emits the
+// messages it makes of it, each with the number of samples in it. They are on
+// the disk when Pack returns nil. A Run is pack's to keep.
 //
 // A journal is replaced by its messages at once or not at all. When pack returns
 // an error, or the disk does, the samples stay where they are; what was packed
 // of older journals before stays packed.
-func (b *Buffer) Pack(pack func(Run) (Message, error)) error {
+func (b *Buffer) Pack(pack Packer) error {
 	for _, f := range slices.Clone(b.files) {
 		if f.kind != journalFile || f.samples == 0 {
 			continue
@@ -155,15 +159,9 @@ func (b *Buffer) Pack(pack func(Run) (Message, error)) error {
 	return nil
 }
 
-func (b *Buffer) packJournal(f *file, pack func(Run) (Message, error)) error {
+func (b *Buffer) packJournal(f *file, pack Packer) error {
 	packed, err := b.writeOutbox(f.number, func(write func(Message, int) error) error {
-		p := packer{most: b.maxRun, emit: func(r Run) error {
-			m, err := pack(r)
-			if err != nil {
-				return err
-			}
-			return write(m, len(r.Samples))
-		}}
+		p := divider{most: b.maxRun, emit: func(r Run) error { return pack(r, write) }}
 		intact, err := b.readJournal(f, p.add)
 		if err == nil && intact < f.size {
 			b.noteDamage(f, f.size-intact)
@@ -210,7 +208,7 @@ func (b *Buffer) readJournal(f *file, visit func(*series, ecowatt.Sample) error)
 	return intact, err
 }
 
-// maxHeld is the most values that a packer holds: 1 MiB of them. It bounds a Run
+// maxHeld is the most values that a divider holds: 1 MiB of them. It bounds a Run
 // as well, and with it the body of a message.
 const maxHeld = 1 << 16
 
@@ -219,8 +217,8 @@ const maxHeld = 1 << 16
 // around it, and refuses blocks that span more than 32 days.
 const MaxSpan = 24 * 60 * 60 * 1000
 
-// packer divides the samples of a journal into runs.
-type packer struct {
+// divider divides the samples of a journal into runs.
+type divider struct {
 	most int // samples of a run
 	emit func(Run) error
 	open []openRun // at most one of an inverter, in the order in which they began
@@ -234,7 +232,7 @@ type openRun struct {
 }
 
 // add appends a sample to the run of its inverter, or begins another one.
-func (p *packer) add(s *series, sample ecowatt.Sample) error {
+func (p *divider) add(s *series, sample ecowatt.Sample) error {
 	at := slices.IndexFunc(p.open, func(r openRun) bool { return r.Inverter == s.inverter })
 	if at >= 0 && !p.open[at].takes(s, sample.At, p.most) {
 		if err := p.take(at); err != nil {
@@ -259,7 +257,7 @@ func (r openRun) takes(s *series, at int64, most int) bool {
 }
 
 // take emits a run.
-func (p *packer) take(at int) error {
+func (p *divider) take(at int) error {
 	run := p.open[at].Run
 	p.open = slices.Delete(p.open, at, at+1)
 	p.held -= len(run.Samples) * len(run.Points)
@@ -267,7 +265,7 @@ func (p *packer) take(at int) error {
 }
 
 // flush emits the oldest runs until at most so many values are held.
-func (p *packer) flush(most int) error {
+func (p *divider) flush(most int) error {
 	for p.held > most {
 		if err := p.take(0); err != nil {
 			return err

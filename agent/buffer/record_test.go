@@ -221,7 +221,7 @@ func FuzzOpen(f *testing.F) {
 		}
 		samples := w.Stats().Samples
 		packed := 0
-		if err := w.Pack(func(r Run) (Message, error) {
+		if err := w.packEach(func(r Run) (Message, error) {
 			packed += len(r.Samples)
 			return Message{ID: w.id(), Kind: 1}, nil
 		}); err != nil {

@@ -123,7 +123,18 @@ func (w *witness) message(r Run) (Message, error) {
 	return m, nil
 }
 
-func (w *witness) pack() error { return w.synced(w.Pack(w.message)) }
+// packEach makes one message of each run.
+func (w *witness) packEach(pack func(Run) (Message, error)) error {
+	return w.Pack(func(r Run, emit func(Message, int) error) error {
+		m, err := pack(r)
+		if err != nil {
+			return err
+		}
+		return emit(m, len(r.Samples))
+	})
+}
+
+func (w *witness) pack() error { return w.synced(w.packEach(w.message)) }
 
 func (w *witness) putSome(kind uint64, bodies ...string) error {
 	var all []Message

@@ -61,7 +61,7 @@ const (
 
 	// MinRequest is the least room, in bytes, that is ever left for a request: no
 	// path is expected to be narrower.
-	MinRequest = 4 << 10
+	MinRequest = 16 << 10
 )
 
 // Credential is the key of one epoch.
