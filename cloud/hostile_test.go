@@ -169,7 +169,7 @@ func TestNothingToLookInto(t *testing.T) {
 			t.Errorf("%s: %d %.100s", path, status, body)
 		}
 	}
-	resp, err := http.Get("http://" + c.address + "/metrics") //nolint:noctx // as anybody asks
+	resp, err := http.Get("http://" + c.address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

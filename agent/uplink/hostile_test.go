@@ -24,9 +24,16 @@ func TestNoDowngrade(t *testing.T) {
 		value byte
 		isERR bool // an ERR has a version as well, and no more of the header
 	}{
-		{"version 0", 2, 0, false}, {"version 2", 2, 2, false}, {"version 255", 2, 255, false},
-		{"suite 0", 4, 0, false}, {"suite 2", 4, 2, false}, {"flags", 5, 1, false}, {"reserved", 6, 1, false},
-		{"ERR of version 0", 2, 0, true}, {"ERR of version 2", 2, 2, true}, {"ERR of version 255", 2, 255, true},
+		{"version 0", 2, 0, false},
+		{"version 2", 2, 2, false},
+		{"version 255", 2, 255, false},
+		{"suite 0", 4, 0, false},
+		{"suite 2", 4, 2, false},
+		{"flags", 5, 1, false},
+		{"reserved", 6, 1, false},
+		{"ERR of version 0", 2, 0, true},
+		{"ERR of version 2", 2, 2, true},
+		{"ERR of version 255", 2, 255, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d := newDevice(t, nil)

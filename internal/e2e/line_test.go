@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -88,14 +89,12 @@ func (l *line) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	var all bytes.Buffer
-	a.header.Write(&all) //nolint:errcheck // a buffer takes it
+	a.header.Write(&all)
 	all.Write(a.body)
 	l.mu.Lock()
 	l.answers = append(l.answers, answer{r.Method, r.URL.Path, a.status, all.Bytes()})
 	l.mu.Unlock()
-	for name, values := range a.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), a.header)
 	w.WriteHeader(a.status)
 	w.Write(a.body)
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -187,30 +186,65 @@ func dump(t *testing.T, path string) (all []byte) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		columns, err := rows.Columns()
-		if err != nil {
-			t.Fatal(err)
-		}
-		values := make([]any, len(columns))
-		for i := range values {
-			values[i] = new(sql.RawBytes)
-		}
-		for rows.Next() {
-			if err := rows.Scan(values...); err != nil {
-				t.Fatal(err)
-			}
-			for _, v := range values {
-				all = append(append(all, *v.(*sql.RawBytes)...), '\n')
-			}
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, values(t, rows)...)
 	}
 	if len(tables) < 5 || len(all) < 1000 {
 		t.Fatalf("%d bytes of %d tables", len(all), len(tables))
 	}
 	return all
+}
+
+// values returns every value of rows, each followed by a newline, and closes them.
+func values(t *testing.T, rows *sql.Rows) (all []byte) {
+	t.Helper()
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := make([]any, len(columns))
+	for i := range row {
+		row[i] = new(sql.RawBytes)
+	}
+	for rows.Next() {
+		if err := rows.Scan(row...); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range row {
+			all = append(append(all, *v.(*sql.RawBytes)...), '\n')
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// areThere checks that the search finds what is there: in the files where they
+// belong, and in the answers to device add, the keys of the ring and of devices
+// and the token; and that enough is known to be searched for.
+func (s secrets) areThere(t *testing.T, kept []byte) {
+	t.Helper()
+	positive := s.found(kept)
+	for _, want := range []string{"token", "key of roof-1, epoch 1", "key of roof-2, epoch 1"} {
+		if !slices.Contains(positive, want) {
+			t.Errorf("the search does not find the %s where it is", want)
+		}
+	}
+	if !slices.ContainsFunc(positive, func(s string) bool { return strings.HasSuffix(s, "of the ring") }) {
+		t.Error("the search does not find the key of the ring where it is")
+	}
+	count := func(prefix string) (n int) {
+		for name := range s {
+			if strings.HasPrefix(name, prefix) {
+				n++
+			}
+		}
+		return n
+	}
+	if count("keys of session") < 4 || count("handshake key") < 2 {
+		t.Errorf("only these secrets are known: %v", slices.Sorted(maps.Keys(s)))
+	}
 }
 
 // ears collects everything that is said while a fleet runs, by who said it.
@@ -330,28 +364,7 @@ func TestNothingShowsSecrets(t *testing.T) {
 	heard.hear("what the line saw going to the cloud", slices.Concat(slices.Concat(l.recorded(session)...), slices.Concat(l.recorded(exchange)...)))
 	enrolled := heard.answers(l)
 
-	// The search finds what is there: keys of the ring and of devices, and the
-	// token, where they belong, and the keys in the answers to device add.
-	positive := known.found(slices.Concat(kept, enrolled))
-	for _, want := range []string{"token", "key of roof-1, epoch 1", "key of roof-2, epoch 1"} {
-		if !slices.Contains(positive, want) {
-			t.Errorf("the search does not find the %s where it is", want)
-		}
-	}
-	if !slices.ContainsFunc(positive, func(s string) bool { return strings.HasSuffix(s, "of the ring") }) {
-		t.Error("the search does not find the key of the ring where it is")
-	}
-	count := func(prefix string) (n int) {
-		for name := range known {
-			if strings.HasPrefix(name, prefix) {
-				n++
-			}
-		}
-		return n
-	}
-	if count("keys of session") < 4 || count("handshake key") < 2 {
-		t.Errorf("only these secrets are known: %v", slices.Sorted(maps.Keys(known)))
-	}
+	known.areThere(t, slices.Concat(kept, enrolled))
 	for who, said := range heard {
 		if got := known.found(said); len(got) > 0 {
 			t.Errorf("%s: %s", who, strings.Join(got, ", "))
@@ -375,8 +388,12 @@ func (p *process) said() []byte {
 func (f *fleet) askEverything(t *testing.T, heard ears) {
 	t.Helper()
 	for _, args := range [][]string{
-		{"device", "list"}, {"device", "show", "roof-1"}, {"device", "disable", "roof-2"}, {"device", "enable", "roof-2"},
-		{"telemetry", "show", "roof-1", "--since", "1h"}, {"log"},
+		{"device", "list"},
+		{"device", "show", "roof-1"},
+		{"device", "disable", "roof-2"},
+		{"device", "enable", "roof-2"},
+		{"telemetry", "show", "roof-1", "--since", "1h"},
+		{"log"},
 	} {
 		for _, more := range [][]string{nil, {"--json"}} {
 			if r := heard.runs(t, f.env, "ecowatt", append(slices.Clone(args), more...)...); r.code != 0 {
