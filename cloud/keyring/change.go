@@ -43,8 +43,9 @@ func (c *content) list() []Key {
 
 // NewKey is a key-encryption key that is not on a ring yet.
 type NewKey struct {
-	ID  string
-	kek kek
+	ID   string
+	Made time.Time // UTC, to the second
+	key  key.KEK
 }
 
 // Draw makes a key-encryption key. random must be a cryptographic source.
@@ -57,17 +58,17 @@ func Draw(random io.Reader, made time.Time) (NewKey, error) {
 	if err != nil {
 		return NewKey{}, err
 	}
-	return NewKey{ID: hex.EncodeToString(id[:]), kek: kek{secret, made.UTC().Truncate(time.Second)}}, nil
+	return NewKey{ID: hex.EncodeToString(id[:]), Made: made.UTC().Truncate(time.Second), key: secret}, nil
 }
 
 // Add puts a key on the ring. It unwraps from now on, and wraps once it is the
 // primary key.
 func (r *Ring) Add(k NewKey) error {
 	return r.change("adding the key "+k.ID, func(c *content) error {
-		if c.knows(k.ID) || k.kek.key.IsZero() {
+		if c.knows(k.ID) || k.key.IsZero() {
 			return errors.New("it is on the ring already, or none")
 		}
-		c.keys[k.ID] = k.kek
+		c.keys[k.ID] = kek{k.key, k.Made}
 		return nil
 	})
 }

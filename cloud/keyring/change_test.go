@@ -120,7 +120,7 @@ func TestChangesRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, c.got, c.want)
 		}
 	}
-	if err := r.Add(NewKey{ID: first, kek: k}); err == nil {
+	if err := r.Add(NewKey{ID: first, key: k.key}); err == nil {
 		t.Error("a key was added twice")
 	}
 	if err := r.Add(NewKey{ID: idA}); err == nil {
@@ -184,7 +184,7 @@ func TestFull(t *testing.T) {
 	c := *r.content.Load()
 	for range 600 {
 		k := draw(t, 1)
-		c.keys[k.ID] = k.kek
+		c.keys[k.ID] = kek{k.key, k.Made}
 	}
 	if err := r.write(&c); !errors.Is(err, ErrFull) {
 		t.Errorf("%v, want ErrFull", err)
@@ -195,6 +195,8 @@ func TestFull(t *testing.T) {
 }
 
 // TestWrapWhileItChanges: whoever wraps meanwhile can always open it again.
+//
+// Attacks: K15
 func TestWrapWhileItChanges(t *testing.T) {
 	r := newRing(t)
 	device := newDeviceKey(t)

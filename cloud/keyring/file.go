@@ -94,7 +94,7 @@ func create(path string, random io.Reader) (*Ring, error) {
 		return nil, err
 	}
 	r := &Ring{path: path}
-	return r, r.write(&content{primary: first.ID, keys: map[string]kek{first.ID: first.kek}})
+	return r, r.write(&content{primary: first.ID, keys: map[string]kek{first.ID: {first.key, first.Made}}})
 }
 
 // write makes c the content of the file, durably, and then that of the ring.

@@ -260,7 +260,7 @@ func TestRingPrintsNoKey(t *testing.T) {
 	r := newRing(t)
 	_, k := r.primary()
 	secret := k.key.Secret()
-	drawn := NewKey{kek: k}
+	drawn := NewKey{key: k.key}
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
 		fmt.Fprintf(&out, verb+verb+verb+verb, r, *r.content.Load(), drawn, r.Keys())

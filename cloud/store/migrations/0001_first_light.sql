@@ -69,6 +69,28 @@ CREATE UNIQUE INDEX session_active ON session (device) WHERE state = 'active';
 
 CREATE INDEX session_expires ON session (expires_at);
 
+-- Key-encryption keys that were removed: nothing comes under them any more, not
+-- even what was wrapped before and is stored after.
+CREATE TABLE closed_kek (
+	id TEXT PRIMARY KEY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER device_key_kek_is_open BEFORE INSERT ON device_key WHEN EXISTS (SELECT 1 FROM closed_kek WHERE id = NEW.kek) BEGIN
+	SELECT RAISE(ABORT, 'the key-encryption key was removed');
+END;
+
+CREATE TRIGGER device_key_kek_stays_open BEFORE UPDATE OF kek ON device_key WHEN EXISTS (SELECT 1 FROM closed_kek WHERE id = NEW.kek) BEGIN
+	SELECT RAISE(ABORT, 'the key-encryption key was removed');
+END;
+
+CREATE TRIGGER session_kek_is_open BEFORE INSERT ON session WHEN EXISTS (SELECT 1 FROM closed_kek WHERE id = NEW.kek) BEGIN
+	SELECT RAISE(ABORT, 'the key-encryption key was removed');
+END;
+
+CREATE TRIGGER session_kek_stays_open BEFORE UPDATE OF kek ON session WHEN EXISTS (SELECT 1 FROM closed_kek WHERE id = NEW.kek) BEGIN
+	SELECT RAISE(ABORT, 'the key-encryption key was removed');
+END;
+
 -- First handshake messages that were accepted once: never again.
 CREATE TABLE hs_seen (
 	device   INTEGER NOT NULL REFERENCES device (id),
