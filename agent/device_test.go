@@ -282,7 +282,7 @@ func TestSamplesArriveOnceAndInOrder(t *testing.T) {
 // in one slot, in as many requests as it takes, each within the limit.
 func TestBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, nil)
+		r := newRig(t, func(s *Settings) { s.SamplingInterval = 2 * time.Second })
 		r.cloud.setAway(true)
 		r.cloud.maxRequest = 16 << 10
 		r.start()
