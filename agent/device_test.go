@@ -298,7 +298,7 @@ func TestBacklog(t *testing.T) {
 		r.plant.setSilent(true)
 		r.runFor(16 * time.Minute)
 		r.check()
-		if n := len(r.cloud.requests); n < 3 {
+		if n := len(r.cloud.requests); n < 2 {
 			t.Errorf("all came in %d requests", n)
 		}
 		r.stop()
