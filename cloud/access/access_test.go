@@ -121,8 +121,9 @@ func TestPermissions(t *testing.T) {
 		AddDevice:     {Administrator},
 		RotateKeys:    {Administrator},
 		RecoverDevice: {Administrator},
+		ManageKeyring: {Administrator},
 	}
-	for action := Action(0); action <= RecoverDevice+1; action++ {
+	for action := Action(0); action <= ManageKeyring+1; action++ {
 		var got []Role
 		for role := Role(0); role <= Administrator+2; role++ {
 			err := Identity{Name: "x", Role: role}.Authorize(action)

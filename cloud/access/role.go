@@ -54,6 +54,7 @@ const (
 	AddDevice                       // makes a key and hands it out
 	RotateKeys                      // replaces keys, of one device or of all
 	RecoverDevice                   // lets a device in with a key that was replaced
+	ManageKeyring                   // see and change what wraps the keys in the database
 )
 
 // String returns the action as it reads after "may not".
@@ -73,6 +74,8 @@ func (a Action) String() string {
 		return "rotate keys"
 	case RecoverDevice:
 		return "let a device recover"
+	case ManageKeyring:
+		return "see or change the key ring"
 	}
 	return fmt.Sprintf("action(%d)", uint8(a))
 }
@@ -85,7 +88,7 @@ func (a Action) needs() Role {
 		return Viewer
 	case ChangeDevice:
 		return Operator
-	case AddDevice, RotateKeys, RecoverDevice:
+	case AddDevice, RotateKeys, RecoverDevice, ManageKeyring:
 		return Administrator
 	}
 	return Administrator + 1

@@ -32,9 +32,19 @@ var surface = []struct {
 	{http.MethodGet, "/api/v1/devices/{id}/telemetry", "", access.Viewer, 200},
 	{http.MethodGet, "/api/v1/devices/{id}/telemetry.csv", "", access.Viewer, 200},
 	{http.MethodPost, "/api/v1/key-rotations", `{"all":true}`, access.Administrator, 202},
+	{http.MethodGet, "/api/v1/keyring", "", access.Administrator, 200},
+	{http.MethodPost, "/api/v1/keyring/keys", "", access.Administrator, 201},
+	{http.MethodDelete, "/api/v1/keyring/keys/{kek}", "", access.Administrator, 200},
+	{http.MethodPut, "/api/v1/keyring/primary", `{"id":"kek1"}`, access.Administrator, 200},
+	{http.MethodPost, "/api/v1/keyring/rewrap", "", access.Administrator, 200},
 	{http.MethodGet, "/healthz", "", 0, 200},
 	{http.MethodGet, "/metrics", "", access.Viewer, 200},
 	{http.MethodGet, "/readyz", "", 0, 200},
+}
+
+// filled is a path of surface with a device and a key in it.
+func filled(path, device string) string {
+	return strings.NewReplacer("{id}", device, "{kek}", "kek1").Replace(path)
 }
 
 // Attacks: A1, A2, A8, O5, O12
@@ -62,7 +72,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 				if who.role != 0 {
 					header = "Bearer " + c.tokens[who.role]
 				}
-				r := c.do(s.method, strings.ReplaceAll(s.path, "{id}", "roof-1"), "", s.body, "Authorization", header)
+				r := c.do(s.method, filled(s.path, "roof-1"), "", s.body, "Authorization", header)
 				want := s.want
 				switch {
 				case s.needs == 0:
@@ -121,7 +131,7 @@ func TestTokensAreNotRepeated(t *testing.T) {
 	var said []string
 	for _, shown := range []string{token, stranger} {
 		for _, s := range surface {
-			path := strings.ReplaceAll(s.path, "{id}", "absent")
+			path := filled(s.path, "absent")
 			said = append(said, fmt.Sprint(c.do(s.method, path, shown, s.body)), fmt.Sprint(c.do(http.MethodPut, path, shown, "")))
 		}
 	}

@@ -68,6 +68,7 @@ type Options struct {
 	Tokens    access.Finder
 	Registry  Adder
 	Rotations Rotations
+	Keyring   Keyring
 
 	// Ready reports whether the cloud can do its work now.
 	Ready func(ctx context.Context) error
@@ -104,7 +105,7 @@ const maxBody = 64 << 10
 // and /metrics. It answers every other path with a problem document.
 func New(o Options) (http.Handler, error) {
 	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
-		o.Registry == nil || o.Rotations == nil || o.Ready == nil {
+		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
 	}
 	if o.Now == nil {
@@ -119,6 +120,7 @@ func New(o Options) (http.Handler, error) {
 	s.registerRotation()
 	s.registerTelemetry()
 	s.registerAudit()
+	s.registerKeyring()
 	s.registerHealth()
 	if err := s.registerDocs(); err != nil {
 		return nil, err

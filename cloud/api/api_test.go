@@ -61,6 +61,7 @@ type cloud struct {
 	store     *store.Store
 	tokens    map[access.Role]string
 	telemetry *fakeTelemetry
+	keyring   fakeKeyring
 	logs      *logBuffer
 	now       time.Time
 }
@@ -113,6 +114,7 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 		Fleet: c.store, Telemetry: c.telemetry, Log: c.store, Tokens: c.store,
 		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
 		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
+		Keyring:   &c.keyring,
 		Ready:     c.store.Ready, Unavailable: errBusy,
 		Now:    func() time.Time { return c.now },
 		Logger: slog.New(slog.NewTextHandler(c.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -51,6 +51,7 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		ready     *huma.ErrorModel
 		field     *registry.InvalidError
 		forbidden *access.ForbiddenError
+		conflict  *ConflictError
 	)
 	switch {
 	case errors.As(err, &ready):
@@ -65,6 +66,8 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		return problemf(http.StatusUnauthorized, "%v: send it as 'Authorization: Bearer ew_…'", access.ErrUnauthenticated)
 	case errors.As(err, &forbidden):
 		return problemf(http.StatusForbidden, "%v", forbidden)
+	case errors.As(err, &conflict):
+		return problemf(http.StatusConflict, "%v", conflict)
 	case errors.Is(err, registry.ErrNotFound):
 		return problemf(http.StatusNotFound, "%v", registry.ErrNotFound)
 	case errors.Is(err, registry.ErrExists):
