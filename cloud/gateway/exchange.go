@@ -19,13 +19,9 @@ func (g *Gateway) exchange(ctx context.Context, msg []byte) ([]byte, *refusal) {
 	if err != nil {
 		return nil, malformed(err)
 	}
-	s, err := g.store.Session(ctx, header.Session())
-	if err != nil {
-		return nil, g.exchangeRefused(ctx, "looking up a session", err)
-	}
-	keys, err := g.keys.UnwrapSession(s.KEK, s.Wrapped, string(s.Name), s.SID)
-	if err != nil {
-		return nil, g.unavailable(ctx, "unwrapping session keys", err)
+	s, keys, refused := g.session(ctx, header.Session())
+	if refused != nil {
+		return nil, refused
 	}
 	defer keys.Destroy()
 	body, mac, opening := record.OpenRequest(keys, msg)

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"ecowatt/cloud/audit"
@@ -32,10 +33,9 @@ import (
 // that a handshake is. Errors that are none of package session's mean that the
 // store cannot do it now.
 type Reader interface {
-	// Credential returns a key, with what it says of the past of its device, or
-	// session.ErrUnknown.
+	// Credential returns a key, or session.ErrUnknown.
 	Credential(ctx context.Context, id key.ID) (session.Credential, error)
-	// Past returns all there is to know about an HS1 with this hash that was made
+	// Past returns what there is to know about an HS1 with this hash that was made
 	// with the key, or session.ErrUnknown.
 	Past(ctx context.Context, id key.ID, hs1 [32]byte, at time.Time) (session.Past, error)
 	// Establish stores a session that session.Past.Admit admits, in one
@@ -125,7 +125,7 @@ type Gateway struct {
 	now      func() time.Time
 	slot     time.Duration
 	logger   *slog.Logger
-	nobody   session.Credential // whose key is tried where there is none
+	nobody   atomic.Pointer[session.Credential] // whose key is tried where there is none
 	limiter  *limiter
 	proxies  []netip.Prefix
 	curve    *turns
@@ -154,11 +154,13 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gateway{
+	g := &Gateway{
 		store: o.Store, keys: o.Keys, random: o.Random, now: o.Now, slot: o.Slot, logger: o.Logger,
-		nobody: nobody, limiter: newLimiter(o.HandshakeRate, o.Now()), proxies: o.TrustedProxies, curve: newTurns(),
+		limiter: newLimiter(o.HandshakeRate, o.Now()), proxies: o.TrustedProxies, curve: newTurns(),
 		counters: newCounters(), alarms: newAlarms(o.Logger),
-	}, nil
+	}
+	g.nobody.Store(&nobody)
+	return g, nil
 }
 
 // refusal is why a message gets no answer but an ERR.

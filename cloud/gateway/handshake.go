@@ -12,11 +12,14 @@ import (
 	"ecowatt/wire/noise"
 )
 
+// nobodyName is a name that no device can have.
+const nobodyName = "(nobody)"
+
 // newNobody makes the credential that stands in for one that there is not, so
 // that an unknown id costs what a wrong key costs: to unwrap a key, to derive
-// from it, and to check a tag. No device can have its name.
+// from it, and to check a tag.
 func newNobody(keys Keys, random io.Reader) (session.Credential, error) {
-	nobody := session.Credential{Name: "(nobody)", Epoch: 1}
+	nobody := session.Credential{Name: nobodyName, Epoch: 1}
 	secret, err := key.NewDevice(random)
 	if err != nil {
 		return session.Credential{}, fmt.Errorf("making a key for nobody: %w", err)
@@ -48,9 +51,9 @@ func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) 
 	retired := !unknown && errors.Is(standing, session.ErrRetired)
 	tried := c
 	if unknown || retired {
-		tried = g.nobody
+		tried = *g.nobody.Load()
 	}
-	secret, err := g.keys.UnwrapDevice(tried.KEK, tried.Wrapped, string(tried.Name), tried.ID, tried.Epoch)
+	secret, err := g.deviceKey(ctx, tried)
 	if err != nil {
 		return nil, g.unavailable(ctx, "unwrapping a device key", err)
 	}
