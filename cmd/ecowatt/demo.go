@@ -66,7 +66,14 @@ type demo struct {
 	sim     *supervised
 	cloud   *supervised
 	roofs   []*supervised
-	failed  chan string // what a program said when it ended by itself
+	failed  chan ending
+}
+
+// ending is a program of the demonstration that ended by itself, and its last words.
+type ending struct{ name, words string }
+
+func (e ending) String() string {
+	return fmt.Sprintf("%s ended and is started again: %s", e.name, e.words)
 }
 
 func (a *app) newDemoCommand() *cobra.Command {
@@ -91,7 +98,7 @@ Started again, it goes on with the same data. Ctrl-C stops everything.`,
 			if dir, err = filepath.Abs(dir); err != nil {
 				return fmt.Errorf("finding the data folder: %w", err)
 			}
-			d := &demo{dir: dir, self: self, talk: a.stderr, failed: make(chan string, 16)}
+			d := &demo{dir: dir, self: self, talk: a.stderr, failed: make(chan ending, 16)}
 			return d.run(cmd.Context(), a.stdout, devices, listen)
 		},
 	}
@@ -141,8 +148,8 @@ func (d *demo) run(ctx context.Context, stdout io.Writer, devices int, listen st
 		select {
 		case <-ctx.Done():
 			return nil
-		case reason := <-d.failed:
-			d.say("%s", reason)
+		case e := <-d.failed:
+			d.say("%v", e)
 		}
 	}
 }
@@ -267,9 +274,9 @@ func awaitFree(ctx context.Context, address string) error {
 func (d *demo) program(name, path string, args ...string) *supervised {
 	return &supervised{
 		name: name, path: path, args: args, logs: filepath.Join(d.dir, "logs"),
-		ended: func(reason string) {
+		ended: func(words string) {
 			select {
-			case d.failed <- fmt.Sprintf("%s ended and is started again: %s", name, reason):
+			case d.failed <- ending{name, words}:
 			default: // told often enough already
 			}
 		},
@@ -308,18 +315,18 @@ func (d *demo) awaitCloud(ctx context.Context) error {
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	var reasons []string
+	ends := 0
 	for {
 		if _, err := d.get(ctx, "/readyz"); err == nil {
 			return nil
 		}
 		select {
 		case <-tick.C:
-		case reason := <-d.failed:
-			// A port or folder may still be held by the programs of a killed
+		case e := <-d.failed:
+			// A folder may still be held by the programs of a killed
 			// demonstration, which are ending.
-			if reasons = append(reasons, reason); len(reasons) == 8 {
-				return errors.New(reason)
+			if ends++; ends == 6 {
+				return fmt.Errorf("the %s does not start: %s", e.name, e.words)
 			}
 		case <-ctx.Done():
 			return fmt.Errorf("the cloud does not become ready; see %s", filepath.Join(d.dir, "logs", "cloud.log"))
@@ -444,8 +451,8 @@ func (d *demo) awaitSamples(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case reason := <-d.failed:
-			d.say("%s", reason)
+		case e := <-d.failed:
+			d.say("%v", e)
 		case <-ctx.Done():
 			return fmt.Errorf("only %d of %d roofs have spoken; see %s", seen, d.state.Devices, filepath.Join(d.dir, "logs"))
 		}
