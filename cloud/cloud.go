@@ -72,6 +72,20 @@ const (
 	schemePostgres = "postgres"
 )
 
+// database is the file of the database that an option names, or an *OptionError.
+func database(data, option string) (string, error) {
+	file, ok := strings.CutPrefix(option, schemeSQLite)
+	switch {
+	case option == "":
+		return filepath.Join(data, databaseFile), nil
+	case strings.HasPrefix(option, schemePostgres):
+		return "", &OptionError{Option: "--db", Problem: "PostgreSQL is not supported yet; use sqlite:FILE"}
+	case !ok || file == "":
+		return "", &OptionError{Option: "--db", Problem: fmt.Sprintf("%q is not of the form sqlite:FILE", option)}
+	}
+	return file, nil
+}
+
 // checked returns the options with their defaults, or an *OptionError.
 func (o Options) checked() (Options, error) {
 	refuse := func(option, format string, args ...any) (Options, error) {
@@ -80,16 +94,9 @@ func (o Options) checked() (Options, error) {
 	if o.Data == "" {
 		return refuse("--data", "the data folder is missing")
 	}
-	file, ok := strings.CutPrefix(o.Database, schemeSQLite)
-	switch {
-	case o.Database == "":
-		o.Database = filepath.Join(o.Data, databaseFile)
-	case strings.HasPrefix(o.Database, schemePostgres):
-		return refuse("--db", "PostgreSQL is not supported yet; use sqlite:FILE")
-	case !ok || file == "":
-		return refuse("--db", "%q is not of the form sqlite:FILE", o.Database)
-	default:
-		o.Database = file
+	var err error
+	if o.Database, err = database(o.Data, o.Database); err != nil {
+		return Options{}, err
 	}
 	if o.Listen == "" {
 		o.Listen = ":8080"
@@ -198,35 +205,6 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// openKeys opens the key ring. It makes one only where the database holds
-// nothing that another one wraps: a database without its key ring is worth
-// nothing, and must not look like a new one.
-func openKeys(ctx context.Context, db *store.Store, o Options) (*keyring.Ring, error) {
-	path := filepath.Join(o.Data, keyringFile)
-	used, err := db.KEKs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ring, err := keyring.Open(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && len(used) == 0:
-		if ring, err = keyring.Create(path, rand.Reader); err != nil {
-			return nil, err
-		}
-		o.Logger.InfoContext(ctx, "key ring made; back it up apart from the database", "file", path)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%s is missing, and the keys in %s are wrapped under its key %s: put it back from its backup", path, o.Database, used[0])
-	case err != nil:
-		return nil, err
-	}
-	for _, id := range used {
-		if !ring.Knows(id) {
-			return nil, fmt.Errorf("%s does not hold the key %s, under which keys in %s are wrapped: put back the key ring that belongs to this database", path, id, o.Database)
-		}
-	}
-	return ring, nil
-}
-
 // bootstrap writes the first administrator's token where that person finds it.
 func bootstrap(ctx context.Context, db *store.Store, o Options) error {
 	made, err := access.Bootstrap(ctx, db, rand.Reader, time.Now(), func(t key.Token) error {
@@ -254,6 +232,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 		Fleet: s.db, Telemetry: s.db, Log: s.db, Tokens: s.db,
 		Registry:    registry.New(s.db, keys, rand.Reader),
 		Rotations:   registry.NewRotations(s.db, keys, rand.Reader),
+		Keyring:     &keeper{ring: keys, db: s.db, random: rand.Reader, now: time.Now},
 		Ready:       s.db.Ready,
 		Unavailable: store.ErrUnavailable,
 		Metrics:     func() []api.Metric { return metrics(s.db.Counts(), devices) },

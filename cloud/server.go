@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"ecowatt/cloud/store"
@@ -20,6 +21,9 @@ const (
 	writeTime  = time.Minute
 	idleTime   = 2 * time.Minute
 	maxHeader  = 8 << 10 // bytes
+	// purgeTime is after how long at most the keys of a session that has ended are
+	// nowhere in the files any more.
+	purgeTime = 10 * time.Minute
 	// stopTime is how long requests may take to finish when the cloud stops.
 	stopTime = 15 * time.Second
 )
@@ -38,10 +42,13 @@ type server struct {
 // first, then the committer commits what waits.
 func (s *server) run(ctx context.Context) error {
 	outlive := context.WithoutCancel(ctx)
+	var purging sync.WaitGroup
+	defer purging.Wait()
 	commit, stopCommitting := context.WithCancel(outlive)
 	defer stopCommitting()
 	committed := make(chan error, 1)
 	go func() { committed <- s.db.Run(commit) }()
+	purging.Go(func() { s.purge(commit) })
 
 	web := &http.Server{
 		Handler:           s.handler,
@@ -86,4 +93,25 @@ func (s *server) run(ctx context.Context) error {
 		failure = errors.Join(failure, fmt.Errorf("committing what waits: %w", err))
 	}
 	return failure
+}
+
+// purge removes what is left of sessions that have ended, now and from time to
+// time, until ctx ends.
+func (s *server) purge(ctx context.Context) {
+	tick := time.NewTicker(purgeTime)
+	defer tick.Stop()
+	for {
+		switch emptied, err := s.db.Purge(ctx, time.Now()); {
+		case ctx.Err() != nil:
+		case err != nil:
+			s.logger.WarnContext(ctx, "what is left of ended sessions was not removed; it is tried again", "error", err)
+		case !emptied:
+			s.logger.DebugContext(ctx, "a reader keeps the write-ahead log from being emptied")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
