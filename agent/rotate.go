@@ -88,6 +88,11 @@ func (k *keyKeeper) commit(now int64) bool {
 
 // take stages an offered key, which changes nothing when it is staged already.
 func (k *keyKeeper) take(o wire.KeyOffer) (rekeyed bool) {
+	defer func() {
+		if !rekeyed {
+			o.Key.Destroy()
+		}
+	}()
 	before, offered := k.keys, identity.Credential{ID: o.ID, Epoch: o.Epoch, Key: o.Key}
 	next, err := k.folder.Stage(before, offered, o.Burn)
 	if errors.Is(err, identity.ErrOffer) {

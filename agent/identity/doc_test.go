@@ -111,7 +111,7 @@ func TestDocumentedChanges(t *testing.T) {
 		cells := strings.Split(strings.Trim(line, "| "), " | ")
 		t.Run(line, func(t *testing.T) {
 			w := newWorld(t)
-			for _, part := range strings.Split(cells[0], ", ") {
+			for part := range strings.SplitSeq(cells[0], ", ") {
 				w.put(t, part)
 			}
 			f := at(w.disk)

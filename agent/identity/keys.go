@@ -96,8 +96,11 @@ func (k Keys) takes(c Credential) error {
 // the key is durable; the error wraps ErrOffer when the key is refused. With an
 // error the device goes on with the keys it had.
 func (f Folder) Stage(k Keys, c Credential, burn bool) (Keys, error) {
-	if k.Staged != nil && k.Staged.Equal(c) && k.Burn == burn {
-		return k, nil
+	if k.Staged != nil && k.Staged.Equal(c) {
+		if k.Burn == burn {
+			return k, nil
+		}
+		c = *k.Staged
 	}
 	if err := k.takes(c); err != nil {
 		return k, err

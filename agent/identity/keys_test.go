@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,8 @@ import (
 const day = 24 * 60 * 60 * 1000 // ms
 
 // TestSlots: what the slots say is what the device does.
+//
+// Attacks: K7
 func TestSlots(t *testing.T) {
 	one, two, again := credential(t, 1), credential(t, 2), credential(t, 1)
 	in := func(c Credential, s state) []byte { return plain(t, slot{Credential: c, state: s}) }
@@ -108,6 +111,8 @@ func (k Keys) describe() string {
 
 // TestNoKey: what the operator is told when no slot is intact, and that
 // enrolling again is the way out.
+//
+// Attacks: K8
 func TestNoKey(t *testing.T) {
 	e := enrolment(t)
 	fsys := disktest.New()
@@ -212,6 +217,8 @@ func TestRotation(t *testing.T) {
 }
 
 // TestRefusedOffers: what is no key to take changes nothing.
+//
+// Attacks: K11
 func TestRefusedOffers(t *testing.T) {
 	four, three := credential(t, 4), credential(t, 3)
 	f, keys := on(t, disktest.New(), four, &three)
@@ -246,19 +253,24 @@ func TestRefusedOffers(t *testing.T) {
 	}
 }
 
+// powerCut is a change of keys that is cut.
+type powerCut struct {
+	name   string
+	before *Credential                          // the fallback, nil for none
+	ready  func(f Folder, k Keys) (Keys, error) // makes the keys ready; is not cut
+	change func(f Folder, k Keys) (Keys, error)
+	want   []string // what the keys may be after a cut, the last one what they become
+}
+
 // TestRotationPowerCut cuts the power at every operation of a change, and wants
 // the keys to be those before it or those after it, and the change to be possible
 // again; and that at no moment the device has no key that the cloud takes.
+//
+// Attacks: K2, K5
 func TestRotationPowerCut(t *testing.T) {
 	one, two, three := credential(t, 1), credential(t, 2), credential(t, 3)
 	staged := func(f Folder, k Keys, burn bool) (Keys, error) { return f.Stage(k, three, burn) }
-	for _, c := range []struct {
-		name   string
-		before *Credential
-		ready  func(f Folder, k Keys) (Keys, error) // is not cut
-		change func(f Folder, k Keys) (Keys, error)
-		want   []string // what the keys may be after a cut
-	}{
+	for _, c := range []powerCut{
 		{
 			name:   "stage",
 			change: func(f Folder, k Keys) (Keys, error) { return staged(f, k, false) },
@@ -293,70 +305,84 @@ func TestRotationPowerCut(t *testing.T) {
 			want:   []string{"active 2, fallback 1 until day 3", "active 2"},
 		},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			run := func(fsys *disktest.Disk, cut func()) error {
-				f, keys := on(t, fsys, two, c.before)
-				var err error
-				if c.ready != nil {
-					if keys, err = c.ready(f, keys); err != nil {
-						t.Fatal(err)
-					}
-				}
-				cut()
-				_, err = c.change(f, keys)
-				return err
-			}
-			whole := disktest.New()
-			first := 0
-			if err := run(whole, func() { first = whole.Ops() }); err != nil {
+		t.Run(c.name, func(t *testing.T) { c.cut(t, two) })
+	}
+}
+
+// cut is one change that is cut.
+func (c powerCut) cut(t *testing.T, active Credential) {
+	t.Helper()
+	run := func(fsys *disktest.Disk, before func()) error {
+		f, keys := on(t, fsys, active, c.before)
+		var err error
+		if c.ready != nil {
+			if keys, err = c.ready(f, keys); err != nil {
 				t.Fatal(err)
 			}
-			cuts, seen := 0, map[string]bool{}
-			for op := first + 1; op <= whole.Ops(); op++ {
-				for _, when := range []disktest.When{disktest.Before, disktest.Inside, disktest.After} {
-					for _, fate := range []disktest.Fate{disktest.Lost, disktest.Kept, disktest.Torn, disktest.Holed} {
-						d := disktest.New()
-						if err := run(d, func() { d.CutAt(op, when) }); !errors.Is(err, disktest.ErrPowerCut) {
-							t.Fatalf("%d %v %v: %v", op, when, fate, err)
-						}
-						cuts++
-						f := at(d.Restart(fate))
-						id, err := f.Load()
-						if err != nil || id.Torn != nil {
-							t.Fatalf("%d %v %v: %v, torn %v", op, when, fate, err, id.Torn)
-						}
-						got := id.describe()
-						seen[got] = true
-						if !strings.Contains("; "+strings.Join(c.want, "; ")+"; ", "; "+got+"; ") {
-							t.Errorf("%d %v %v: %s, want one of %q", op, when, fate, got, c.want)
-						}
-						if err := f.Mend(); err != nil {
-							t.Errorf("%d %v %v: mending: %v", op, when, fate, err)
-						}
-						after, err := f.Load()
-						if err != nil || after.describe() != got {
-							t.Errorf("%d %v %v: mended: %s, %v", op, when, fate, after.describe(), err)
-						}
-						if names, err := f.FS.List(keysFolder); err != nil || strings.Contains(fmt.Sprint(names), disk.Temporary) {
-							t.Errorf("%d %v %v: mended there are %v, %v", op, when, fate, names, err)
-						}
-						if got == "active 3" && holds(t, f.FS, two) {
-							t.Errorf("%d %v %v: what was burned is on the disk", op, when, fate)
-						}
-						keys, err := c.change(f, after.Keys)
-						if last := c.want[len(c.want)-1]; errors.Is(err, ErrOffer) || err != nil || keys.describe() != last && keys.describe() != got {
-							t.Errorf("%d %v %v: again: %s, %v", op, when, fate, keys.describe(), err)
-						}
-					}
-				}
-			}
-			for _, want := range c.want {
-				if !seen[want] {
-					t.Errorf("in %d cuts it never was %q", cuts, want)
-				}
-			}
-		})
+		}
+		before()
+		_, err = c.change(f, keys)
+		return err
 	}
+	whole := disktest.New()
+	first := 0
+	if err := run(whole, func() { first = whole.Ops() }); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for op := first + 1; op <= whole.Ops(); op++ {
+		for _, when := range []disktest.When{disktest.Before, disktest.Inside, disktest.After} {
+			for _, fate := range []disktest.Fate{disktest.Lost, disktest.Kept, disktest.Torn, disktest.Holed} {
+				d := disktest.New()
+				if err := run(d, func() { d.CutAt(op, when) }); !errors.Is(err, disktest.ErrPowerCut) {
+					t.Fatalf("%d %v %v: %v", op, when, fate, err)
+				}
+				t.Run(fmt.Sprintf("%d-%v-%v", op, when, fate), func(t *testing.T) {
+					seen[c.check(t, at(d.Restart(fate)), active)] = true
+				})
+			}
+		}
+	}
+	for _, want := range c.want {
+		if !seen[want] {
+			t.Errorf("after no cut it was %q", want)
+		}
+	}
+}
+
+// check looks at what is left after a cut, has it mended, and does the change
+// again. It returns what was left.
+func (c powerCut) check(t *testing.T, f Folder, active Credential) string {
+	t.Helper()
+	id, err := f.Load()
+	if err != nil || id.Torn != nil {
+		t.Fatalf("%v, torn %v", err, id.Torn)
+	}
+	got := id.describe()
+	if !slices.Contains(c.want, got) {
+		t.Errorf("%s, want one of %q", got, c.want)
+	}
+	if err := f.Mend(); err != nil {
+		t.Errorf("mending: %v", err)
+	}
+	after, err := f.Load()
+	if err != nil || after.describe() != got {
+		t.Errorf("mended: %s, %v", after.describe(), err)
+	}
+	if names, err := f.FS.List(keysFolder); err != nil || strings.Contains(fmt.Sprint(names), disk.Temporary) {
+		t.Errorf("mended there are %v, %v", names, err)
+	}
+	if got == "active 3" && holds(t, f.FS, active) {
+		t.Error("what was burned is on the disk")
+	}
+	keys, err := c.change(f, after.Keys)
+	if last := c.want[len(c.want)-1]; err == nil && keys.describe() != last {
+		keys, err = f.Tidy(keys, now)
+	}
+	if last := c.want[len(c.want)-1]; err != nil || keys.describe() != last {
+		t.Errorf("again: %s, %v; want %s", keys.describe(), err, last)
+	}
+	return got
 }
 
 // holds reports whether the key stands in any file of the folder of keys.
@@ -380,6 +406,8 @@ func holds(t *testing.T, fsys disk.FS, c Credential) bool {
 }
 
 // TestBurn: nothing of the old key is left, also of a write of it that was cut.
+//
+// Attacks: K13
 func TestBurn(t *testing.T) {
 	one, two := credential(t, 1), credential(t, 2)
 	d := disktest.New()
@@ -548,7 +576,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"\n#LoadCredentialEncrypted=" + StorageCredential + "\n", "\nLimitCORE=0\n", "\nUMask=0077\n", "\nNoNewPrivileges=yes\n"} {
+	for _, want := range []string{"\n#LoadCredentialEncrypted=" + StorageCredential + ":/", "\nLimitCORE=0\n", "\nUMask=0077\n", "\nNoNewPrivileges=yes\n"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the unit does not have the line%s", want)
 		}

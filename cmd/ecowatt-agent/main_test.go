@@ -100,6 +100,31 @@ func TestEnroll(t *testing.T) {
 	}
 }
 
+// TestCredential: the credential that systemd gives seals the key, and is needed
+// from then on.
+func TestCredential(t *testing.T) {
+	dir, given := filepath.Join(t.TempDir(), "roof"), t.TempDir()
+	write(t, filepath.Join(given, "ecowatt-storage-key"), "a secret of this gateway")
+	systemd := func(name string) string { return map[string]string{"CREDENTIALS_DIRECTORY": given}[name] }
+	var out bytes.Buffer
+	file := write(t, filepath.Join(t.TempDir(), "enrol.json"), enrolment)
+	if code := run(t.Context(), []string{"enroll", file, "--dir", dir}, systemd, &out, &out); code != 0 {
+		t.Fatal(out.String())
+	}
+	slot, err := os.ReadFile(filepath.Join(dir, "keys", "psk.a"))
+	if err != nil || bytes.Contains(slot, []byte{0xde, 0xad, 0xbe, 0xef}) {
+		t.Errorf("the key is plain: %v", err)
+	}
+	got := runProgram(t.Context(), "run", "--dir", dir)
+	if got.code != 1 || !strings.Contains(got.stderr, "LoadCredentialEncrypted=ecowatt-storage-key") {
+		t.Errorf("without the credential: %+v", got)
+	}
+	out.Reset()
+	if code := run(t.Context(), []string{"run", "--dir", dir}, systemd, &out, &out); code != 1 || !strings.Contains(out.String(), "agent.yaml") {
+		t.Errorf("with it, only the settings should be missing: exit code %d, %s", code, out.String())
+	}
+}
+
 // TestRunAndStatus runs an agent for which neither inverter nor cloud is there,
 // asks how it is, and stops it.
 func TestRunAndStatus(t *testing.T) {
