@@ -108,6 +108,9 @@ func (tx *Tx) renew(c session.Claim) (bool, error) {
 		return false, fmt.Errorf("reading the keys of a device: %w", err)
 	}
 	seen, next := c.Session.Next, c.Renewal
+	if seen != nil && seen.Epoch == c.Session.Epoch {
+		seen = nil // it was pending until this very request used it
+	}
 	if newest >= int64(next.Epoch) || (seen == nil) != (pending == nil) || seen != nil && seen.ID != key.ID(pending) {
 		return false, nil
 	}
