@@ -67,6 +67,7 @@ const rules = `
 	internal/disk/disktest: std internal/disk
 	internal/archtest: pure
 	internal/e2e: pure
+	internal/model: pure
 	cmd/ecowatt-boot: std . key boot boot/launch internal/disk
 	cmd/ecowatt-agent: std . agent agent/... inverter/...
 	cmd/ecowatt: std . key agent cloud cloud/... sim firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd
