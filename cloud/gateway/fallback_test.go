@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"fmt"
 	"math"
 	"net/http"
 	"os"
@@ -57,6 +58,7 @@ func (r *rotor) fallBack() {
 func TestRestoredCloud(t *testing.T) {
 	for name, test := range map[string]struct {
 		before func(c *cloud, r *rotor) // the moment of the backup
+		more   bool                     // the device rotated twice since
 		after  func(c *cloud, r *rotor) // what happens in the restored cloud before the device comes
 		refuse bool                     // the device's newest key is not known any more
 		keys   string                   // in the end
@@ -71,6 +73,10 @@ func TestRestoredCloud(t *testing.T) {
 		"while the key was pending": {
 			before: func(c *cloud, _ *rotor) { c.order("d", registry.RotationRequest{}) },
 			keys:   "1 recovery 72, 2 active 72",
+		},
+		"while the key was pending, two rotations ago": {
+			before: func(c *cloud, _ *rotor) { c.order("d", registry.RotationRequest{}) },
+			more:   true, refuse: true, keys: "1 recovery 72, 2 retired 0, 4 active 72",
 		},
 		"after it was offered": {
 			before: func(c *cloud, r *rotor) {
@@ -92,6 +98,10 @@ func TestRestoredCloud(t *testing.T) {
 			restore := c.backup()
 			c.order("d", registry.RotationRequest{})
 			r.rotate(2)
+			if test.more {
+				c.order("d", registry.RotationRequest{})
+				r.rotate(3)
+			}
 			restore()
 			c.wait(time.Hour)
 			if test.after != nil {
@@ -101,14 +111,17 @@ func TestRestoredCloud(t *testing.T) {
 				r.refusedKey(r.active, wire.HandshakeUnknownID, "a key from after the backup")
 				r.fallBack()
 				a := r.talk(r.block(start, 1, 1))
-				if a.KeyOffer == nil || a.KeyOffer.Epoch != 3 || a.Results[0].Status != wire.Stored {
+				if a.KeyOffer == nil || a.KeyOffer.Epoch != r.active.epoch+1 || a.Results[0].Status != wire.Stored {
 					t.Fatalf("the first answer to the device that went back: %+v", a)
 				}
 				x := c.record("d", "rotation.fallback")
-				if diff := cmp.Diff(map[string]string{"reason": "ROT_FALLBACK", "epoch": "1", "active": "2", "staged": "0"}, x.Attrs); diff != "" {
+				want := map[string]string{
+					"reason": "ROT_FALLBACK", "epoch": fmt.Sprint(r.fallback.epoch), "active": fmt.Sprint(r.active.epoch), "staged": "0",
+				}
+				if diff := cmp.Diff(want, x.Attrs); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
-				if x := c.record("d", "rotation.ordered"); x.Actor.Name != "rotation" || x.Attrs["epoch"] != "3" {
+				if x := c.record("d", "rotation.ordered"); x.Actor.Name != "rotation" || x.Attrs["epoch"] != fmt.Sprint(r.active.epoch+1) {
 					t.Errorf("%+v", x)
 				}
 				r.talk()

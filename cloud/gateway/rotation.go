@@ -71,7 +71,10 @@ func (g *Gateway) newKey(c session.Claim, epoch key.Epoch) (*wire.KeyOffer, *ses
 	if err != nil {
 		return nil, nil, err
 	}
-	k := &session.PendingKey{ID: id, Epoch: epoch, From: c.At, Burn: c.Session.Next != nil && c.Session.Next.Burn}
+	k := &session.PendingKey{ID: id, Epoch: epoch, From: c.At}
+	if next := c.Session.Next; next != nil && next.Epoch > c.Session.Epoch {
+		k.Burn = next.Burn
+	}
 	if k.KEK, k.Wrapped, err = g.keys.WrapDevice(secret, string(c.Session.Name), id, epoch); err != nil {
 		secret.Destroy()
 		return nil, nil, err

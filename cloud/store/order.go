@@ -225,11 +225,10 @@ func (s *Store) OpenRecovery(ctx context.Context, o registry.Order, until time.T
 		if _, err := tx.w.row(`SELECT state FROM device_key WHERE device = $1 AND epoch = $2`, []any{device, int64(session.FactoryEpoch)}, &state); err != nil {
 			return fmt.Errorf("reading the first key: %w", err)
 		}
-		switch session.KeyState(state) {
-		case session.KeyRecovery:
-		case session.KeyActive:
+		if session.KeyState(state) == session.KeyActive {
 			return &registry.ConflictError{Problem: "its first key is the one in use, so it needs no recovery"}
-		default:
+		}
+		if session.KeyState(state) != session.KeyRecovery {
 			return &registry.ConflictError{Problem: "its first key was destroyed, so it cannot recover: add it as a new device"}
 		}
 		if done, err = tx.order(device, o); err != nil || done.Stale {
