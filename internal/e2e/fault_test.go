@@ -44,8 +44,10 @@ func (l *line) malformed(t *testing.T, what, path string, body []byte) {
 // refused.
 func (l *line) replay(t *testing.T, when string) {
 	t.Helper()
-	for _, path := range []string{session, exchange} {
-		for i, body := range l.recorded(path) {
+	passed := map[string][][]byte{session: l.recorded(session), exchange: l.recorded(exchange)}
+	l.quiet(t) // so that all of these have arrived
+	for path, bodies := range passed {
+		for i, body := range bodies {
 			l.refused(t, fmt.Sprintf("%s: message %d to %s again", when, i, path), path, body)
 		}
 	}

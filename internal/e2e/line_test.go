@@ -31,6 +31,7 @@ type line struct {
 	passed  map[string][][]byte // bodies of requests, by path
 	answers []answer
 	meddle  meddler
+	going   int // messages that are on their way
 }
 
 // answer is what somebody was told, and to what.
@@ -73,9 +74,16 @@ func (l *line) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	l.passed[r.URL.Path] = append(l.passed[r.URL.Path], body)
 	meddle := l.meddle
+	l.going++
 	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.going--
+	}()
 	ask := func() (reply, bool) {
-		a, err := send(r.Context(), l.target, r.Method, r.URL.RequestURI(), body, r.Header)
+		// Whoever hangs up has sent his message all the same.
+		a, err := send(context.WithoutCancel(r.Context()), l.target, r.Method, r.URL.RequestURI(), body, r.Header)
 		return a, err == nil
 	}
 	var a reply
@@ -130,6 +138,16 @@ func (l *line) setMeddle(m meddler) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.meddle = m
+}
+
+// quiet waits until nothing is on its way.
+func (l *line) quiet(t *testing.T) {
+	t.Helper()
+	eventually(t, "nothing is on its way", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.going == 0
+	})
 }
 
 // recorded is what passed so far to a path.

@@ -58,6 +58,7 @@ func TestReplay(t *testing.T) {
 	eventually(t, "three exchanges", func() bool { return len(l.recorded(exchange)) >= 3 })
 	f.sim.stop(t)
 	f.launchers["roof-1"].stop(t)
+	l.quiet(t)
 
 	before := must(t, f.env, "ecowatt", "telemetry", "show", "roof-1", "--since", "1h", "--json")
 	attack := func(when string) {
