@@ -20,7 +20,7 @@ type KEKInUseError struct {
 }
 
 func (e *KEKInUseError) Error() string {
-	return fmt.Sprintf("%s wraps %d device keys and %d sessions", e.KEK, e.DeviceKeys, e.Sessions)
+	return fmt.Sprintf("%s still wraps keys of devices (%d) and of sessions (%d)", e.KEK, e.DeviceKeys, e.Sessions)
 }
 
 // KEKUses returns what each key-encryption key wraps, by its id. It reads every key.

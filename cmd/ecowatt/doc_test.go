@@ -83,6 +83,10 @@ func TestJSONIsDocumented(t *testing.T) {
 			Device api.Device
 			File   string
 		}{},
+		"ecowatt backup":            &backupJSON{},
+		"ecowatt keyring list":      &api.KeyringList{},
+		"ecowatt keyring add":       &api.KeyringKey{},
+		"ecowatt keyring rewrap":    &api.KeyringRewrap{},
 		"ecowatt device list":       &api.DeviceList{},
 		"ecowatt device show":       &api.Device{},
 		"ecowatt device rotate-key": &api.Rotation{},
