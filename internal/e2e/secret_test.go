@@ -226,7 +226,7 @@ func values(t *testing.T, rows *sql.Rows) (all []byte) {
 func (s secrets) areThere(t *testing.T, kept []byte) {
 	t.Helper()
 	positive := s.found(kept)
-	for _, want := range []string{"token", "key of roof-1, epoch 1", "key of roof-2, epoch 1"} {
+	for _, want := range []string{"token", "key of roof-1, epoch 1", "key of roof-1, epoch 2", "key of roof-2, epoch 1"} {
 		if !slices.Contains(positive, want) {
 			t.Errorf("the search does not find the %s where it is", want)
 		}
@@ -345,6 +345,7 @@ func TestNothingShowsSecrets(t *testing.T) {
 	n := len(l.recorded(exchange))
 	eventually(t, "both devices talk again", func() bool { return len(l.recorded(exchange)) >= n+4 })
 	known.learn(t, data)
+	f.changeKeys(t, heard, known)
 	f.askEverything(t, heard)
 	heard.hear("the status of roof-1", []byte(must(t, nil, "ecowatt-agent", "status", "--dir", f.roof("roof-1"), "--json")))
 	heard.files(t, f.dir) // while everything runs: the write-ahead log is there
@@ -375,6 +376,34 @@ func TestNothingShowsSecrets(t *testing.T) {
 		total += len(said)
 	}
 	t.Logf("%d secrets in %d bytes of %d kinds", len(known), total, len(heard))
+}
+
+// changeKeys gives a device its next key and the cloud another key ring, and
+// backs the database up, all of which handles keys.
+func (f *fleet) changeKeys(t *testing.T, heard ears, known secrets) {
+	t.Helper()
+	data := filepath.Join(f.dir, "cloud")
+	does := func(args ...string) string {
+		t.Helper()
+		r := heard.runs(t, f.env, "ecowatt", args...)
+		if r.code != 0 {
+			t.Fatalf("%v: exit code %d: %s", args, r.code, r.stderr)
+		}
+		return r.stdout
+	}
+	does("device", "rotate-key", "roof-1", "--json")
+	known.learn(t, data) // the next key, or that it is in use already
+	eventually(t, "roof-1 has its next key", func() bool {
+		return parseJSON[struct{ Epoch int }](t, does("device", "show", "roof-1", "--json")).Epoch == 2
+	})
+	known.learn(t, data)
+	added := parseJSON[struct{ ID string }](t, does("keyring", "add", "--json"))
+	known.learn(t, data)
+	does("keyring", "primary", added.ID)
+	does("keyring", "rewrap")
+	known.learn(t, data)
+	does("keyring", "list", "--json")
+	does("backup", "--data", data, "--out", filepath.Join(f.dir, "ecowatt.backup"))
 }
 
 // said is what a process has printed so far.
