@@ -241,10 +241,11 @@ func TestFive(t *testing.T) {
 // Attacks: A13
 func TestWhatCIRuns(t *testing.T) {
 	for name, wants := range map[string][]string{
-		"../../.ci/run": {`(?m)^exec make test$`},
+		"../../.ci/run":         {`(?m)^exec make test$`},
+		"../../scripts/fuzz.sh": {`-list '\^Fuzz'`, `-fuzz "?\^\$`},
 		"../../Makefile": {
 			`(?m)^test:.* check fuzz\b`, `(?m)^check:.* race\b`, `(?m)^race:.*\n\tgo test -race -shuffle=on \./\.\.\.$`,
-			`(?m)^fuzz:.*\n\t@go list \./\.\.\. \|`,
+			`(?m)^fuzz:.*\n\t@scripts/fuzz\.sh \$\(FUZZTIME\) \./\.\.\.$`,
 		},
 	} {
 		text, err := os.ReadFile(name)
