@@ -228,6 +228,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	if err != nil {
 		return nil, fmt.Errorf("making the gateway: %w", err)
 	}
+	s.tell = devices.Run
 	operators, err := api.New(api.Options{
 		Fleet: s.db, Telemetry: s.db, Log: s.db, Tokens: s.db,
 		Registry:    registry.New(s.db, keys, rand.Reader),

@@ -36,10 +36,14 @@ type server struct {
 	logger   *slog.Logger
 	ready    func(address string)
 	draining chan struct{} // closed when the server is about to stop
+
+	// tell tells the audit log what strangers do, until its context ends. Nil for
+	// nothing to tell.
+	tell func(context.Context) error
 }
 
 // run serves until ctx ends, or a part of the server fails. Requests finish
-// first, then the committer commits what waits.
+// first, then what is left to tell is told, and the committer commits what waits.
 func (s *server) run(ctx context.Context) error {
 	outlive := context.WithoutCancel(ctx)
 	var purging sync.WaitGroup
@@ -49,6 +53,16 @@ func (s *server) run(ctx context.Context) error {
 	committed := make(chan error, 1)
 	go func() { committed <- s.db.Run(commit) }()
 	purging.Go(func() { s.purge(commit) })
+	telling, stopTelling := context.WithCancel(outlive)
+	defer stopTelling()
+	told := make(chan error, 1)
+	go func() {
+		if s.tell == nil {
+			told <- nil
+			return
+		}
+		told <- s.tell(telling)
+	}()
 
 	web := &http.Server{
 		Handler:           s.handler,
@@ -88,6 +102,8 @@ func (s *server) run(ctx context.Context) error {
 		s.logger.WarnContext(ctx, "requests were ended before they had finished", "error", err)
 		failure = errors.Join(failure, web.Close())
 	}
+	stopTelling()
+	failure = errors.Join(failure, <-told)
 	stopCommitting()
 	if err := <-committed; err != nil {
 		failure = errors.Join(failure, fmt.Errorf("committing what waits: %w", err))

@@ -25,10 +25,10 @@ func (g *Gateway) exchange(ctx context.Context, msg []byte) ([]byte, *refusal) {
 	}
 	defer keys.Destroy()
 	body, mac, opening := record.OpenRequest(keys, msg)
-	if opening != nil && !errors.Is(opening, wire.ErrSchema) {
-		return nil, refuse(wire.ExchangeBadMAC)
-	}
 	claim := session.Claim{Session: s, Seq: header.Sequence(), At: g.now()}
+	if opening != nil && !errors.Is(opening, wire.ErrSchema) {
+		return nil, badMAC(claim)
+	}
 	// What the session as read refuses already stays refused: it need not take a
 	// place in the line of those who write.
 	if err := s.Check(claim.Seq, claim.At); err != nil {
@@ -68,6 +68,7 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 		u.problem = err.Error()
 		return u
 	}
+	u.claim.Boot = q.At.Boot
 	u.reported(q.Epochs)
 	room := u.reserve(wire.AnswerRoom(q.AnswerLimit()) - answerHeads)
 	if claim.Session.Recovery {

@@ -67,6 +67,7 @@ type Tx interface {
 	Report(device int64, r registry.Report) (registry.News, error)
 	// Append writes a record of the audit log.
 	Append(r audit.Record) error
+	Alarms
 }
 
 // Of makes a Store of one whose transactions have a type of their own, as those
@@ -130,6 +131,7 @@ type Gateway struct {
 	proxies  []netip.Prefix
 	curve    *turns
 	counters counters
+	tally    *tally
 	alarms   *alarms
 }
 
@@ -157,7 +159,7 @@ func New(o Options) (*Gateway, error) {
 	g := &Gateway{
 		store: o.Store, keys: o.Keys, random: o.Random, now: o.Now, slot: o.Slot, logger: o.Logger,
 		limiter: newLimiter(o.HandshakeRate, o.Now()), proxies: o.TrustedProxies, curve: newTurns(),
-		counters: newCounters(), alarms: newAlarms(o.Logger),
+		counters: newCounters(), tally: newTally(), alarms: newAlarms(o.Logger),
 	}
 	g.nobody.Store(&nobody)
 	return g, nil
@@ -169,6 +171,7 @@ type refusal struct {
 	status     int           // of HTTP; 0 for that of the code
 	retryAfter time.Duration // told in the ERR
 	reason     wire.Reason   // the security event that it is, counted; "" for none
+	about      subject       // whom it concerns, where that is known and to be told
 }
 
 func (r refusal) httpStatus() int {
@@ -208,6 +211,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	if refused != nil {
 		g.counters.count(refused.reason)
+		g.tally.count(refused.about, refused.reason)
 		if g.logger.Enabled(r.Context(), slog.LevelDebug) {
 			g.logger.DebugContext(r.Context(), "message refused", "code", refused.code.String(), "reason", string(refused.reason))
 		}

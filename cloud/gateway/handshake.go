@@ -62,7 +62,7 @@ func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) 
 	case unknown:
 		return nil, refuse(wire.HandshakeUnknownID)
 	case retired:
-		return nil, refuse(wire.HandshakeOldEpoch)
+		return nil, refuse(wire.HandshakeOldEpoch).concerning(c.Device, c.Name)
 	case err != nil || header.Epoch() != c.Epoch:
 		return nil, refuse(wire.HandshakeBadTag)
 	case standing != nil:

@@ -65,6 +65,9 @@ func (noTx) Raise(session.Claim) (session.Raised, error)          { return sessi
 func (noTx) Observe(int64, ingest.Clock, time.Time) error         { return nil }
 func (noTx) Report(int64, registry.Report) (registry.News, error) { return registry.News{}, nil }
 func (noTx) Append(audit.Record) error                            { return nil }
+func (noTx) Alarm(a session.Alarm) (int64, error)                 { return a.Count, nil }
+func (noTx) Overdue(time.Time) (session.Alarm, bool, error)       { return session.Alarm{}, false, nil }
+
 func (noTx) Take(int64, ingest.Message, time.Time) (ingest.Status, error) {
 	return ingest.Stored, nil
 }

@@ -40,6 +40,9 @@ func (u *unit) apply(tx Tx) error {
 	}
 	u.offers = raised.Offers
 	u.tellSession(raised)
+	if err := u.tellClone(tx, raised.Clone); err != nil {
+		return err
+	}
 	u.tellRotation(raised)
 	if u.claim.Session.Recovery {
 		return u.write(tx)

@@ -77,6 +77,7 @@ type Claim struct {
 	Session Session // as it was read before the request was opened
 	Seq     Sequence
 	At      time.Time
+	Boot    wire.BootID // in which the device made it; zero where it did not say
 
 	// Offer says that the answer will have room for a pending key.
 	Offer bool
@@ -90,6 +91,8 @@ type Raised struct {
 	Before     Sequence // the number accepted before this one, 0 for none
 	Confirmed  bool     // the session was pending and is active now
 	Superseded bool     // that ended a session which was active and had not expired
+
+	Clone Suspicion // what its confirmation says of who has the key
 
 	Committed bool      // the session's key was pending and is the device's active one now
 	Replaced  key.Epoch // the one that was active before, with Committed

@@ -260,7 +260,18 @@ func CheckBackup(ctx context.Context, path string) (b Backup, err error) {
 	case version > int64(len(names)):
 		return Backup{}, &VersionError{Path: path, Found: int(version), Know: len(names)}
 	}
-	if b, err = w.checkBackup(); err != nil {
+	// What is missing at the end reads as zeros, which may be what was there.
+	size, err := w.number(`SELECT page_count * page_size FROM pragma_page_count, pragma_page_size`)
+	switch {
+	case damaged(err):
+		err = ErrNoBackup
+	case err == nil && size != info.Size():
+		err = fmt.Errorf("%w: it has %d bytes of %d", ErrNoBackup, info.Size(), size)
+	}
+	if err == nil {
+		b, err = w.checkBackup()
+	}
+	if err != nil {
 		return Backup{}, fmt.Errorf("checking %s: %w", path, err)
 	}
 	return b, nil

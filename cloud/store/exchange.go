@@ -16,6 +16,9 @@ import (
 // one. What the claim says of a later key is done as far as it is still true.
 func (tx *Tx) Raise(c session.Claim) (session.Raised, error) {
 	raised, err := tx.raise(c)
+	if err == nil && raised.Confirmed {
+		raised.Clone, err = tx.watch(c, raised.Superseded && !raised.Committed) // a new key needs a new session
+	}
 	if err == nil && raised.Confirmed && c.Renewal != nil {
 		raised.Renewed, err = tx.renew(c)
 	}

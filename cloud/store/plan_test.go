@@ -57,6 +57,7 @@ func TestPlans(t *testing.T) {
 		"audit, last of":  {lastOf, lastOfArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
 		"audit, last":     {last, lastArgs, []string{"SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)"}},
 		"key":             {selectKey, none[:1], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
+		"alarms":          {selectOverdue, none[:1], []string{"SEARCH a USING INDEX alarm_untold (told_at<?)"}},
 		"past":            {selectPast, none[:3], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
 		// What an exchange costs where no rotation is pending: one step in an index
 		// that is empty.

@@ -13,6 +13,10 @@ CREATE TABLE device (
 	fw_version TEXT,
 	hs_no      INTEGER NOT NULL DEFAULT 0, -- number of the latest handshake
 	hs_rate    INTEGER NOT NULL DEFAULT 0, -- state of the bucket of handshakes
+	boot_id    BLOB CHECK (length(boot_id) = 16), -- in which it confirmed a session last; NULL for never
+	replaced_1 INTEGER NOT NULL DEFAULT 0, -- when a living session of it was replaced last
+	replaced_2 INTEGER NOT NULL DEFAULT 0, -- and the time before that
+	replaced_3 INTEGER NOT NULL DEFAULT 0,
 	recovery_until INTEGER -- until when the key of state 'recovery' is let in; NULL while it is not
 ) STRICT;
 
@@ -178,6 +182,19 @@ END;
 CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit BEGIN
 	SELECT RAISE(ABORT, 'the audit log is not deleted from');
 END;
+
+-- Security events of a device that others can cause as often as they like: the
+-- audit log is told of them once an hour, and what comes in between is counted.
+CREATE TABLE alarm (
+	device  INTEGER NOT NULL REFERENCES device (id),
+	reason  TEXT    NOT NULL CHECK (length(reason) > 0),
+	told_at INTEGER NOT NULL,
+	last_at INTEGER NOT NULL,
+	untold  INTEGER NOT NULL CHECK (untold >= 0), -- events since
+	PRIMARY KEY (device, reason)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX alarm_untold ON alarm (told_at) WHERE untold > 0;
 
 -- Tokens of people and programs; only their hashes are kept.
 CREATE TABLE token (
