@@ -88,9 +88,9 @@ func TestTricklingMessages(t *testing.T) {
 			name, begins, goesOn string
 			most                 time.Duration
 		}{
-			{"headers", "POST /v1/exchange HTTP/1.1\r\n", "X", headerTime},
-			{"a body", head + "Content-Length: 144\r\n\r\n", "E", readTime},
-			{"a chunked body", head + "Transfer-Encoding: chunked\r\n\r\n", "1\r\nE\r\n", readTime},
+			{"headers", "POST /v1/exchange HTTP/1.1\r\n", "X", 5 * time.Second},
+			{"a body", head + "Content-Length: 144\r\n\r\n", "E", 20 * time.Second},
+			{"a chunked body", head + "Transfer-Encoding: chunked\r\n\r\n", "1\r\nE\r\n", 20 * time.Second},
 		} {
 			if got := honest(t, listener.dial()); got != http.StatusUnauthorized {
 				t.Fatalf("an honest request before: %d", got)
