@@ -71,9 +71,6 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 	u.claim.Boot = q.At.Boot
 	u.reported(q.Epochs)
 	room := u.reserve(wire.AnswerRoom(q.AnswerLimit()) - answerHeads)
-	if claim.Session.Recovery {
-		return u // it is for the offer of a key alone: the device keeps what it has to say
-	}
 	at := ingest.Instant{Boot: ingest.BootID(q.At.Boot), Mono: q.At.Mono}
 	var wall *ingest.Wall
 	if q.Wall != nil {

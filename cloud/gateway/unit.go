@@ -44,7 +44,7 @@ func (u *unit) apply(tx Tx) error {
 		return err
 	}
 	u.tellRotation(raised)
-	if u.claim.Session.Recovery {
+	if u.claim.Session.Recovery { // which is for the offer of a key alone: the device keeps what it has to say
 		return u.write(tx)
 	}
 	if u.problem != "" {
