@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Limits of the protocol (Modbus Application Protocol V1.1b3, sections 6.3 and
@@ -51,10 +52,91 @@ type Profile struct {
 	Name      string // as ecowatt.ParseName accepts it
 	Title     string // for people
 	Source    string // where the facts are from
-	Unit      byte   // the unit id such an inverter has when nothing else is set
-	Block     int    // most registers that it answers in one read; 1 … MaxBlock
-	Gap       int    // most registers nobody asked for that a read may carry along; 0 … MaxGap
+	Trust     Trust
+	Unit      byte // the unit id such an inverter has when nothing else is set
+	Block     int  // most registers that it answers in one read; 1 … MaxBlock
+	Gap       int  // most registers nobody asked for that a read may carry along; 0 … MaxGap
+	Timing    Timing
+	Sleeping  Sleeping
 	Registers []Register
+	Texts     []Text
+
+	WriteMultiple bool // single registers are written by function 16 too
+}
+
+// Trust says what a profile rests on.
+type Trust byte
+
+// The degrees of trust.
+const (
+	Installer Trust = iota // whoever wrote the file
+	Community              // what users of such inverters have published; not tried by EcoWatt
+	Verified               // tried by EcoWatt
+)
+
+// Trusts lists all degrees of trust in their order.
+func Trusts() []Trust { return []Trust{Installer, Community, Verified} }
+
+func (t Trust) String() string {
+	switch t {
+	case Installer:
+		return "installer"
+	case Community:
+		return "community"
+	case Verified:
+		return "verified"
+	}
+	return fmt.Sprintf("trust %d", byte(t))
+}
+
+// Timing is the pace an inverter needs. Zero is the transport's default.
+type Timing struct {
+	Connect time.Duration // from a connection to the first request
+	Gap     time.Duration // from an answer to the next request
+	Timeout time.Duration // of an answer
+}
+
+// Sleeping says how an inverter that answers tells that it sleeps: Point has one
+// of Values. The zero Sleeping is one that never tells.
+type Sleeping struct {
+	Point  string
+	Values []int64 // raw
+}
+
+// Text is a string that an inverter holds: two characters in a word, the first
+// one in the high byte.
+type Text struct {
+	Name    string // Serial, Model or another
+	Table   Table
+	Address uint16
+	Words   int // 1 … MaxText
+}
+
+// The texts that every inventory has room for, and how long any may be.
+const (
+	Serial  = "serial"
+	Model   = "model"
+	MaxText = 32 // words
+)
+
+// Read is what brings the text.
+func (t Text) Read() Read { return Read{t.Table, t.Address, uint16(t.Words)} }
+
+// Decode returns the text in words, up to the first zero, without what cannot
+// be printed and without spaces around it; empty if there is none.
+func (t Text) Decode(words []uint16) string {
+	var b strings.Builder
+	for _, w := range words {
+		for _, c := range [2]byte{byte(w >> 8), byte(w)} {
+			if c == 0 {
+				return strings.TrimSpace(b.String())
+			}
+			if c >= ' ' && c < 0x7f {
+				b.WriteByte(c)
+			}
+		}
+	}
+	return strings.TrimSpace(b.String())
 }
 
 // Register returns the register of the point name.

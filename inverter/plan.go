@@ -17,7 +17,7 @@ type Plan struct {
 	places    []place // one per register
 }
 
-// place is where the words of a register are.
+// place is where the words of a register begin, those of its scale factor included.
 type place struct{ read, offset int }
 
 // Plan plans to read points, given by their names, in the fewest reads that
@@ -38,8 +38,8 @@ func (p Profile) Plan(points []string) (Plan, error) {
 			return Plan{}, p.unknownPoint(name)
 		case slices.Contains(points[:i], name):
 			return Plan{}, fmt.Errorf("point %q stands twice", name)
-		case r.Type.Words() == 0 || r.Type.Words() > p.Block || r.end() > 1<<16:
-			return Plan{}, fmt.Errorf("point %q: %d words at %d do not fit", name, r.Type.Words(), r.Address)
+		case r.Type.Words() == 0 || r.end()-r.begin() > p.Block || r.end() > 1<<16:
+			return Plan{}, fmt.Errorf("point %q: %d words at %d do not fit", name, r.end()-r.begin(), r.begin())
 		}
 		plan.registers[i] = r
 	}
@@ -57,7 +57,7 @@ func (p Plan) byAddress() []int {
 	}
 	slices.SortFunc(order, func(a, b int) int {
 		x, y := p.registers[a], p.registers[b]
-		return cmp.Or(cmp.Compare(x.Table, y.Table), cmp.Compare(x.Address, y.Address), cmp.Compare(x.Type.Words(), y.Type.Words()))
+		return cmp.Or(cmp.Compare(x.Table, y.Table), cmp.Compare(x.begin(), y.begin()), cmp.Compare(x.end(), y.end()))
 	})
 	return order
 }
@@ -72,13 +72,13 @@ func (p *Plan) add(i, block, gap int) {
 		last := &p.reads[n-1]
 		begin, end := int(last.Address), int(last.Address)+int(last.Count)
 		grown := max(end, r.end())
-		if last.Table == r.Table && int(r.Address)-end <= gap && grown-begin <= block {
+		if last.Table == r.Table && r.begin()-end <= gap && grown-begin <= block {
 			last.Count = uint16(grown - begin)
-			p.places[i] = place{n - 1, int(r.Address) - begin}
+			p.places[i] = place{n - 1, r.begin() - begin}
 			return
 		}
 	}
-	p.reads = append(p.reads, Read{Table: r.Table, Address: r.Address, Count: uint16(r.Type.Words())})
+	p.reads = append(p.reads, Read{Table: r.Table, Address: uint16(r.begin()), Count: uint16(r.end() - r.begin())})
 	p.places[i] = place{len(p.reads) - 1, 0}
 }
 
@@ -127,7 +127,7 @@ func (p Plan) cover(ks []int) Read {
 	for _, k := range ks {
 		end = max(end, p.registers[k].end())
 	}
-	return Read{Table: first.Table, Address: first.Address, Count: uint16(end - int(first.Address))}
+	return Read{Table: first.Table, Address: uint16(first.begin()), Count: uint16(end - first.begin())}
 }
 
 // Decode turns what the reads brought, words[i] for Reads()[i] and nil for a
@@ -143,14 +143,19 @@ func (p Plan) Decode(words [][]uint16) []ecowatt.Value {
 	return values
 }
 
-// Words returns the words of the i-th point out of what the reads brought; nil
-// if they are not there.
+// Words returns the words of the i-th point, as its register decodes them, out
+// of what the reads brought; nil if they are not there.
 func (p Plan) Words(i int, words [][]uint16) []uint16 {
-	at, n := p.places[i], p.registers[i].Type.Words()
-	if at.read >= len(words) || len(words[at.read]) < at.offset+n {
+	at, r := p.places[i], p.registers[i]
+	if at.read >= len(words) || len(words[at.read]) < at.offset+r.end()-r.begin() {
 		return nil
 	}
-	return words[at.read][at.offset : at.offset+n]
+	first := at.offset + int(r.Address) - r.begin()
+	own := words[at.read][first : first+r.Type.Words()]
+	if !r.Scale.Given {
+		return own
+	}
+	return append(slices.Clone(own), words[at.read][at.offset+int(r.Scale.Address)-r.begin()])
 }
 
 // ReadOf returns the index of the read that brings the i-th point.

@@ -1,10 +1,12 @@
 package inverter
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"ecowatt"
 )
@@ -16,7 +18,8 @@ var (
 )
 
 // Type is how the words of a register make an integer. Signed types are in
-// two's complement.
+// two's complement. An enum is one of named numbers, a bitfield has named bits;
+// both are carried as the unsigned integers they are.
 type Type byte
 
 // The types.
@@ -27,13 +30,18 @@ const (
 	S32
 	U64
 	S64
+	F32 // IEEE 754 binary32: its value is rounded to the point's exponent
+	Enum16
+	Enum32
+	Bits16
+	Bits32
 )
 
 // Types lists all types in their order.
-func Types() []Type { return []Type{U16, S16, U32, S32, U64, S64} }
+func Types() []Type { return []Type{U16, S16, U32, S32, U64, S64, F32, Enum16, Enum32, Bits16, Bits32} }
 
 func (t Type) String() string {
-	names := [...]string{"u16", "s16", "u32", "s32", "u64", "s64"}
+	names := [...]string{"u16", "s16", "u32", "s32", "u64", "s64", "f32", "enum16", "enum32", "bitfield16", "bitfield32"}
 	if int(t) < len(names) {
 		return names[t]
 	}
@@ -43,9 +51,9 @@ func (t Type) String() string {
 // Words is the number of 16-bit words of the type: 1, 2 or 4.
 func (t Type) Words() int {
 	switch t {
-	case U16, S16:
+	case U16, S16, Enum16, Bits16:
 		return 1
-	case U32, S32:
+	case U32, S32, F32, Enum32, Bits32:
 		return 2
 	case U64, S64:
 		return 4
@@ -54,13 +62,21 @@ func (t Type) Words() int {
 }
 
 // Signed reports whether the type has negative values.
-func (t Type) Signed() bool { return t == S16 || t == S32 || t == S64 }
+func (t Type) Signed() bool { return t == S16 || t == S32 || t == S64 || t == F32 }
+
+// Named reports whether the values of the type, or their bits, have names.
+func (t Type) Named() bool { return t.Bitfield() || t == Enum16 || t == Enum32 }
+
+// Bitfield reports whether it is the bits of the type that have a meaning.
+func (t Type) Bitfield() bool { return t == Bits16 || t == Bits32 }
 
 // limits is the range of raw values. That of U64 ends where a raw value does,
-// at 2⁶³−1.
+// at 2⁶³−1; that of F32 where every integer is a float64.
 func (t Type) limits() Range {
 	bits := 16 * t.Words()
 	switch {
+	case t == F32:
+		return Range{Min: -1 << 53, Max: 1 << 53}
 	case t.Signed():
 		return Range{Min: math.MinInt64 >> (64 - bits), Max: math.MaxInt64 >> (64 - bits)}
 	case t == U64:
@@ -105,8 +121,58 @@ type Register struct {
 	Address uint16 // wire address, counted from 0
 	Type    Type
 	Order   Order
+	Scale   Scale    // the register that holds the exponent of what stands here, if there is one
+	Offset  int64    // raw = what stands here + Offset
 	Absent  []uint64 // bit patterns, high word first, that mean "no value"
 	Valid   Range    // raw values that the point can have; others are missing
+	Step    int64    // largest plausible change of raw from one sample to the next; 0: any
+	Class   Class
+	Asleep  bool     // what stands here while the inverter sleeps is no value
+	Names   []Name   // of the values of an enum, or the bits of a bitfield
+	Control *Control // how the point is written; nil unless it is Writable
+}
+
+// Scale is a SunSpec scale factor: a register of the same table, whose signed
+// value e says that what stands in another one means 10^e. It is read in the
+// same request, so that both belong together. The raw value is then rounded to
+// the exponent of the point.
+type Scale struct {
+	Given   bool
+	Address uint16
+}
+
+// noScale is the scale factor that means "not implemented".
+const noScale = 0x8000
+
+// Name is what a number means: a value of an enum, or a bit, counted from 0.
+type Name struct {
+	Number uint32
+	Text   string
+}
+
+// Class says how often a point is read.
+type Class byte
+
+// The classes.
+const (
+	Fast Class = iota // for every sample
+	Slow              // once a minute, or for every sample when those are rarer
+	Once              // when the inverter is found, and when it is back
+)
+
+// Classes lists all classes in their order.
+func Classes() []Class { return []Class{Fast, Slow, Once} }
+
+func (c Class) String() string {
+	switch c {
+	case Fast:
+		return "fast"
+	case Slow:
+		return "slow"
+	case Once:
+		return "once"
+	}
+	return fmt.Sprintf("class %d", byte(c))
 }
 
 // Check says what is wrong with r, naming the field; nil when nothing is.
@@ -117,19 +183,29 @@ func (r Register) Check() error {
 	if r.Type.Words() == 0 {
 		return fmt.Errorf("type: there is no %v", r.Type)
 	}
-	limits := r.Type.limits()
+	limits := r.limits()
 	switch {
 	case r.Point.Exponent < -MaxExponent || r.Point.Exponent > MaxExponent:
 		return fmt.Errorf("exponent: %d is not within %d and %d", r.Point.Exponent, -MaxExponent, MaxExponent)
 	case r.Table != Holding && r.Table != Input:
 		return fmt.Errorf("table: there is no %v", r.Table)
-	case r.end() > math.MaxUint16+1:
+	case int(r.Address)+r.Type.Words() > math.MaxUint16+1:
 		return fmt.Errorf("address: %d and the %d words of %v end beyond 65535", r.Address, r.Type.Words(), r.Type)
 	case r.Order > LowFirst:
 		return fmt.Errorf("order: there is no %v", r.Order)
+	case r.Class > Once:
+		return fmt.Errorf("poll: there is no %v", r.Class)
+	case r.Offset < -maxOffset || r.Offset > maxOffset:
+		return fmt.Errorf("offset: %d is not within %d and %d", r.Offset, -maxOffset, maxOffset)
+	case r.Offset != 0 && (r.Type.Named() || r.Type == F32 || r.Scale.Given):
+		return errors.New("offset: only for whole numbers without a scale factor")
+	case r.Step < 0:
+		return fmt.Errorf("step: %d is less than 0", r.Step)
+	case r.Step != 0 && r.Type.Named():
+		return fmt.Errorf("step: an %v has none", r.Type)
 	case r.Valid.Min > r.Valid.Max:
 		return fmt.Errorf("valid: from %d to %d is no range", r.Valid.Min, r.Valid.Max)
-	case !limits.Holds(r.Valid.Min) || !limits.Holds(r.Valid.Max):
+	case !r.Scale.Given && (!limits.Holds(r.Valid.Min) || !limits.Holds(r.Valid.Max)):
 		return fmt.Errorf("valid: from %d to %d is more than %v can hold", r.Valid.Min, r.Valid.Max, r.Type)
 	}
 	for _, pattern := range r.Absent {
@@ -137,100 +213,106 @@ func (r Register) Check() error {
 			return fmt.Errorf("absent: %#x is more than the %d bits of %v", pattern, bits, r.Type)
 		}
 	}
-	return r.checkWritable(limits)
+	return cmp.Or(r.checkScale(), r.checkNames(), r.checkWritable(limits))
 }
 
-func (r Register) checkWritable(limits Range) error {
-	least, most := r.Point.Min, r.Point.Max
+// maxOffset is far from where an offset could carry a raw value out of 64 bits
+// unseen.
+const maxOffset = 1 << 31
+
+// limits is the range of raw values that the register can hold.
+func (r Register) limits() Range {
+	l := r.Type.limits()
+	if r.Offset > 0 && l.Max > math.MaxInt64-r.Offset {
+		return Range{Min: l.Min + r.Offset, Max: math.MaxInt64}
+	}
+	if r.Offset < 0 && l.Min < math.MinInt64-r.Offset {
+		return Range{Min: math.MinInt64, Max: l.Max + r.Offset}
+	}
+	return Range{Min: l.Min + r.Offset, Max: l.Max + r.Offset}
+}
+
+func (r Register) checkScale() error {
 	switch {
-	case !r.Point.Writable && (least != 0 || most != 0):
-		return errors.New("write: there is a range, but the point is not writable")
-	case !r.Point.Writable:
+	case !r.Scale.Given:
 		return nil
-	case r.Table != Holding:
-		return errors.New("write: only holding registers can be written")
-	case least > most || least == 0 && most == 0:
-		return fmt.Errorf("write: from %d to %d is no range", least, most)
-	case !limits.Holds(least) || !limits.Holds(most):
-		return fmt.Errorf("write: from %d to %d is more than %v can hold", least, most, r.Type)
-	case !r.Valid.Holds(least) || !r.Valid.Holds(most):
-		return fmt.Errorf("write: from %d to %d is more than is valid", least, most)
+	case r.Type.Named() || r.Type == F32:
+		return fmt.Errorf("scale: an %v has none", r.Type)
+	case int(r.Scale.Address) >= int(r.Address) && int(r.Scale.Address) < int(r.Address)+r.Type.Words():
+		return fmt.Errorf("scale: %d is the point itself", r.Scale.Address)
 	}
 	return nil
+}
+
+func (r Register) checkNames() error {
+	if len(r.Names) > 0 && !r.Type.Named() {
+		return fmt.Errorf("names: the values of %v have none", r.Type)
+	}
+	for i, n := range r.Names {
+		most := r.Type.limits().Max
+		if r.Type.Bitfield() {
+			most = int64(16*r.Type.Words()) - 1
+		}
+		if int64(n.Number) > most {
+			return fmt.Errorf("names: %d is more than %v can hold", n.Number, r.Type)
+		}
+		if slices.ContainsFunc(r.Names[:i], func(o Name) bool { return o.Number == n.Number }) {
+			return fmt.Errorf("names: %d stands twice", n.Number)
+		}
+	}
+	return nil
+}
+
+// Describe returns what raw means, for people; empty if it has no name. Bits
+// without a name are told by their numbers.
+func (r Register) Describe(raw int64) string {
+	name := func(number uint32) (string, bool) {
+		i := slices.IndexFunc(r.Names, func(n Name) bool { return n.Number == number })
+		if i < 0 {
+			return "", false
+		}
+		return r.Names[i].Text, true
+	}
+	if !r.Type.Bitfield() {
+		if raw < 0 || raw > math.MaxUint32 {
+			return ""
+		}
+		text, _ := name(uint32(raw))
+		return text
+	}
+	var set []string
+	for bit := range uint32(16 * r.Type.Words()) {
+		if raw>>bit&1 == 0 {
+			continue
+		}
+		text, ok := name(bit)
+		if !ok {
+			text = fmt.Sprint("bit ", bit)
+		}
+		set = append(set, text)
+	}
+	return strings.Join(set, ", ")
 }
 
 // Overlaps reports whether r and other share a word of the same table.
 func (r Register) Overlaps(other Register) bool {
-	return r.Table == other.Table && int(r.Address) < other.end() && int(other.Address) < r.end()
+	return r.Table == other.Table &&
+		int(r.Address) < int(other.Address)+other.Type.Words() && int(other.Address) < int(r.Address)+r.Type.Words()
 }
 
-// end is the address after the last word.
-func (r Register) end() int { return int(r.Address) + r.Type.Words() }
-
-// Decode turns the words of the register, as they stand on the wire, into its
-// raw value. The error is ErrAbsent for a pattern that means "no value", and
-// wraps ErrRange for a value the point cannot have.
-func (r Register) Decode(words []uint16) (int64, error) {
-	if len(words) != r.Type.Words() {
-		return 0, fmt.Errorf("%d words for %v", len(words), r.Type)
+// begin is the address of the first word that must be read for the register.
+func (r Register) begin() int {
+	if r.Scale.Given {
+		return min(int(r.Address), int(r.Scale.Address))
 	}
-	var bits uint64
-	for i := range words {
-		if r.Order == LowFirst {
-			i = len(words) - 1 - i
-		}
-		bits = bits<<16 | uint64(words[i])
-	}
-	if slices.Contains(r.Absent, bits) {
-		return 0, ErrAbsent
-	}
-	if r.Type == U64 && bits > math.MaxInt64 {
-		return 0, fmt.Errorf("%d is %w", bits, ErrRange)
-	}
-	raw := int64(bits)
-	if unused := 64 - 16*r.Type.Words(); r.Type.Signed() {
-		raw = raw << unused >> unused // carries the sign up
-	}
-	if !r.Valid.Holds(raw) {
-		return 0, fmt.Errorf("%s is %w", ecowatt.Decimal(raw, r.Point.Exponent), ErrRange)
-	}
-	return raw, nil
+	return int(r.Address)
 }
 
-// Encode turns raw into the words of the register. It refuses what the type
-// cannot hold and what would be read back as "no value".
-func (r Register) Encode(raw int64) ([]uint16, error) {
-	if !r.Type.limits().Holds(raw) {
-		return nil, fmt.Errorf("%d is more than %v can hold", raw, r.Type)
+// end is the address after the last word that must be read for the register.
+func (r Register) end() int {
+	end := int(r.Address) + r.Type.Words()
+	if r.Scale.Given {
+		return max(end, int(r.Scale.Address)+1)
 	}
-	n := r.Type.Words()
-	words := make([]uint16, n)
-	for i := range words {
-		at := n - 1 - i
-		if r.Order == LowFirst {
-			at = i
-		}
-		words[at] = uint16(raw >> (16 * i))
-	}
-	bits := uint64(raw)
-	if n < 4 {
-		bits &= 1<<(16*n) - 1
-	}
-	if slices.Contains(r.Absent, bits) {
-		return nil, fmt.Errorf("%d would mean that there is no value", raw)
-	}
-	return words, nil
-}
-
-// CheckWrite says why raw may not be written to the register; nil when it may.
-func (r Register) CheckWrite(raw int64) error {
-	p := r.Point
-	if !p.Writable {
-		return fmt.Errorf("%s is not writable", p.Name)
-	}
-	if raw < p.Min || raw > p.Max {
-		return fmt.Errorf("%s: %s is not within %s and %s %s", p.Name, ecowatt.Decimal(raw, p.Exponent),
-			ecowatt.Decimal(p.Min, p.Exponent), ecowatt.Decimal(p.Max, p.Exponent), p.Unit)
-	}
-	return nil
+	return end
 }

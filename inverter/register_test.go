@@ -64,7 +64,8 @@ func TestEncodeIsTheInverseOfDecode(t *testing.T) {
 		raw := rapid.Int64().Draw(t, "raw")
 		words, err := r.Encode(raw)
 		limits := r.Type.limits()
-		if fits := limits.Holds(raw) && raw != 0x7fff; (err == nil) != fits {
+		exact := r.Type != F32 || int64(float32(raw)) == raw
+		if fits := limits.Holds(raw) && raw != 0x7fff && exact; (err == nil) != fits && !(r.Type == F32 && raw == 0x7fff) {
 			t.Fatalf("Encode(%d) of %v: %v; fits: %v", raw, r.Type, err, fits)
 		}
 		if err != nil {
@@ -128,7 +129,7 @@ func TestRegisterCheck(t *testing.T) {
 		{"exponent: 11", func(r *Register) { r.Point.Exponent = 11 }},
 		{"table: there is no table 0", func(r *Register) { r.Table = 0 }},
 		{"address: 65535", func(r *Register) { r.Address = 65535 }},
-		{"type: there is no type 9", func(r *Register) { r.Type = 9 }},
+		{"type: there is no type 99", func(r *Register) { r.Type = 99 }},
 		{"order:", func(r *Register) { r.Order = 2 }},
 		{"valid: from 5 to 4", func(r *Register) { r.Valid = Range{5, 4} }},
 		{"valid: from -1 to 70000 is more than u16", func(r *Register) { r.Address, r.Type, r.Valid = 0, U16, Range{-1, 70000} }},
