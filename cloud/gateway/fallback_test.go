@@ -108,26 +108,7 @@ func TestRestoredCloud(t *testing.T) {
 				test.after(c, r)
 			}
 			if test.refuse {
-				r.refusedKey(r.active, wire.HandshakeUnknownID, "a key from after the backup")
-				r.fallBack()
-				a := r.talk(r.block(start, 1, 1))
-				if a.KeyOffer == nil || a.KeyOffer.Epoch != r.active.epoch+1 || a.Results[0].Status != wire.Stored {
-					t.Fatalf("the first answer to the device that went back: %+v", a)
-				}
-				x := c.record("d", "rotation.fallback")
-				want := map[string]string{
-					"reason": "ROT_FALLBACK", "epoch": fmt.Sprint(r.fallback.epoch), "active": fmt.Sprint(r.active.epoch), "staged": "0",
-				}
-				if diff := cmp.Diff(want, x.Attrs); diff != "" {
-					t.Errorf("(-want +got):\n%s", diff)
-				}
-				if x := c.record("d", "rotation.ordered"); x.Actor.Name != "rotation" || x.Attrs["epoch"] != fmt.Sprint(r.active.epoch+1) {
-					t.Errorf("%+v", x)
-				}
-				r.talk()
-				if n := strings.Count(strings.Join(c.rotationLog("d"), " "), "rotation.fallback"); n != 1 {
-					t.Errorf("one session is told of %d times", n)
-				}
+				r.goesBack()
 			}
 			r.begin()
 			r.talk()
@@ -136,6 +117,32 @@ func TestRestoredCloud(t *testing.T) {
 				t.Errorf("staged: %v", r.staged)
 			}
 		})
+	}
+}
+
+// goesBack goes the way of a device whose newest key the cloud does not know: it
+// is offered a later one at once, and all that is told of.
+func (r *rotor) goesBack() {
+	r.t.Helper()
+	r.refusedKey(r.active, wire.HandshakeUnknownID, "a key from after the backup")
+	r.fallBack()
+	a := r.talk(r.block(start, 1, 1))
+	if a.KeyOffer == nil || a.KeyOffer.Epoch != r.active.epoch+1 || a.Results[0].Status != wire.Stored {
+		r.t.Fatalf("the first answer to the device that went back: %+v", a)
+	}
+	x := r.record("d", "rotation.fallback")
+	want := map[string]string{
+		"reason": "ROT_FALLBACK", "epoch": fmt.Sprint(r.fallback.epoch), "active": fmt.Sprint(r.active.epoch), "staged": "0",
+	}
+	if diff := cmp.Diff(want, x.Attrs); diff != "" {
+		r.t.Errorf("(-want +got):\n%s", diff)
+	}
+	if x := r.record("d", "rotation.ordered"); x.Actor.Name != "rotation" || x.Attrs["epoch"] != fmt.Sprint(r.active.epoch+1) {
+		r.t.Errorf("%+v", x)
+	}
+	r.talk()
+	if n := strings.Count(strings.Join(r.rotationLog("d"), " "), "rotation.fallback"); n != 1 {
+		r.t.Errorf("one session is told of %d times", n)
 	}
 }
 
