@@ -33,11 +33,13 @@ type PageInput struct {
 	After int64 `query:"after" minimum:"0" doc:"Only records with a greater number"`
 	Last  int   `query:"last" minimum:"0" maximum:"1000000" doc:"Only the newest so many of those; 0 for no such bound"`
 	Limit int   `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many in one answer"`
-	Wait  int   `query:"wait" minimum:"0" maximum:"25" doc:"Where there is nothing, wait so many seconds for something"`
+
+	Security bool `query:"security" doc:"Only security events: records with a reason"`
+	Wait     int  `query:"wait" minimum:"0" maximum:"25" doc:"Where there is nothing, wait so many seconds for something"`
 }
 
 func (in PageInput) filter(device ecowatt.DeviceID) audit.Filter {
-	f := audit.Filter{Device: device, After: in.After, Last: in.Last, Limit: in.Limit}
+	f := audit.Filter{Device: device, Security: in.Security, After: in.After, Last: in.Last, Limit: in.Limit}
 	if f.Limit == 0 {
 		f.Limit = defaultRecords
 	}

@@ -9,7 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ecowatt"
 	"ecowatt/cloud/access"
+	"ecowatt/cloud/audit"
 )
 
 func actions(records Records) string {
@@ -28,19 +30,29 @@ func TestAudit(t *testing.T) {
 	c.appendRecords("roof-1", "a.one", "a.two")
 	c.appendRecords("roof-2", "b.one")
 	c.appendRecords("roof-1", "a.three")
+	for _, id := range []ecowatt.DeviceID{"roof-1", "roof-2"} {
+		err := c.store.Append(t.Context(), audit.Record{At: c.now, Actor: audit.Actor{Kind: audit.System}, Device: id, Action: "x." + string(id), Attrs: map[string]string{audit.AttrReason: "EX_GAP"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.appendRecords("roof-1", "a.four")
 	after := "after=" + strconv.FormatInt(start, 10)
 	for _, test := range []struct {
 		path, want string
 		next       int64 // beyond start
 	}{
-		{"/api/v1/audit?" + after, "a.one a.two b.one a.three", 4},
+		{"/api/v1/audit?" + after, "a.one a.two b.one a.three x.roof-1 x.roof-2 a.four", 7},
 		{"/api/v1/audit?limit=2&" + after, "a.one a.two", 2},
-		{"/api/v1/audit?last=2", "b.one a.three", 4},
-		{"/api/v1/audit?last=3&limit=2", "a.two b.one", 3},
-		{"/api/v1/audit?device=roof-2&" + after, "b.one", 3},
+		{"/api/v1/audit?last=2", "x.roof-2 a.four", 7},
+		{"/api/v1/audit?last=6&limit=2", "a.two b.one", 3},
+		{"/api/v1/audit?device=roof-2&" + after, "b.one x.roof-2", 6},
 		{"/api/v1/audit?device=absent&" + after, "", 0},
-		{"/api/v1/devices/roof-1/events?" + after, "a.one a.two a.three", 4},
-		{"/api/v1/devices/roof-1/events?last=1", "a.three", 4},
+		{"/api/v1/audit?security=true&" + after, "x.roof-1 x.roof-2", 6},
+		{"/api/v1/audit?security=false&last=1", "a.four", 7},
+		{"/api/v1/devices/roof-1/events?" + after, "a.one a.two a.three x.roof-1 a.four", 7},
+		{"/api/v1/devices/roof-1/events?last=1", "a.four", 7},
+		{"/api/v1/devices/roof-1/events?security=true&last=10", "x.roof-1", 5},
 	} {
 		got := decode[Records](t, c.get(test.path).body)
 		if actions(got) != test.want || got.Next != start+test.next {
@@ -48,7 +60,7 @@ func TestAudit(t *testing.T) {
 		}
 	}
 	got := decode[Records](t, c.get("/api/v1/audit?last=1").body).Records[0]
-	if got.N != start+4 || !got.At.Equal(c.now) || got.Actor.Kind != "device" || got.Actor.Name != "roof-1" || got.Device != "roof-1" || got.Text != "text of a.three" {
+	if got.N != start+7 || !got.At.Equal(c.now) || got.Actor.Kind != "device" || got.Actor.Name != "roof-1" || got.Device != "roof-1" || got.Text != "text of a.four" {
 		t.Errorf("record %+v", got)
 	}
 }

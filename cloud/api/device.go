@@ -22,6 +22,7 @@ type Device struct {
 	LastSeen  *time.Time      `json:"last_seen" doc:"When its last exchange was accepted; null when never"`
 	Epoch     uint32          `json:"epoch" doc:"Epoch of its active key"`
 	Key       DeviceKey       `json:"key" doc:"Its keys, without them"`
+	Cloned    *time.Time      `json:"clone_suspected_at,omitempty" doc:"When it last seemed that two devices have its key (CLONE_SUSPECT); absent when never"`
 	Agent     *DeviceAgent    `json:"agent,omitempty" doc:"What the agent reported of itself; absent before its first report"`
 	Firmware  *DeviceFirmware `json:"firmware,omitempty" doc:"What the agent reported of its running image; absent before its first report"`
 	Inverters []Inverter      `json:"inverters" nullable:"false" doc:"As last reported"`
@@ -59,6 +60,9 @@ func showDevice(d registry.Device, now time.Time) Device {
 	}
 	if !d.LastSeen.IsZero() {
 		out.LastSeen = &d.LastSeen
+	}
+	if !d.Cloned.IsZero() {
+		out.Cloned = &d.Cloned
 	}
 	if v := d.Inventory; !v.ReportedAt.IsZero() {
 		out.Agent = &DeviceAgent{Version: v.AgentVersion, Hardware: v.Hardware, ControlAllowed: v.ControlAllowed, ReportedAt: v.ReportedAt}

@@ -38,10 +38,15 @@ type Record struct {
 	Attrs  map[string]string `json:"attrs,omitempty"`  // details for programs
 }
 
+// AttrReason names the attribute that makes a record one of a security event: its
+// value is the reason code (docs/protocol.md section 10).
+const AttrReason = "reason"
+
 // Filter selects records.
 type Filter struct {
-	Device ecowatt.DeviceID // only those of this device; empty for all
-	After  int64            // only those with a greater N
-	Last   int              // the newest so many of those selected, 0 for no such limit
-	Limit  int              // at most so many, oldest first, 0 for the store's limit (1,000)
+	Device   ecowatt.DeviceID // only those of this device; empty for all
+	Security bool             // only those of security events
+	After    int64            // only those with a greater N
+	Last     int              // the newest so many of those selected, 0 for no such limit
+	Limit    int              // at most so many, oldest first, 0 for the store's limit (1,000)
 }

@@ -299,3 +299,25 @@ func (tx *impostorsTx) Alarm(a session.Alarm) (int64, error) {
 	tx.s.events += a.Count
 	return a.Count, nil
 }
+
+// TestDeviceSaysNoReason: what is a security event of the cloud is not for a
+// device to say; of its own events its codes say it.
+func TestDeviceSaysNoReason(t *testing.T) {
+	c := newCloud(t)
+	d := c.connected("roof-1")
+	d.say(d.logged(
+		wire.LogEntry{Code: "inverter_away", Text: "one", Attributes: map[string]any{"reason": "CLONE_SUSPECT"}},
+		wire.LogEntry{Code: "ROT_REFUSED", Text: "two", Attributes: map[string]any{"reason": "CLONE_SUSPECT"}},
+	))
+	records, err := c.store.AuditRecords(t.Context(), audit.Filter{Device: "roof-1", Security: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range records {
+		got = append(got, r.Action+" "+r.Attrs["reason"])
+	}
+	if want := []string{"session.confirmed SESS_CONFIRMED", "device.log ROT_REFUSED"}; !slices.Equal(got, want) {
+		t.Errorf("security events %v, want %v", got, want)
+	}
+}

@@ -135,6 +135,10 @@ func deviceLog(body []byte, claim session.Claim) ([]audit.Record, error) {
 			r.Attrs[clean(name, maxLine)] = clean(fmt.Sprint(e.Attributes[name]), maxText)
 		}
 		r.Attrs["code"], r.Attrs["level"] = clean(e.Code, maxLine), levelName(e.Level)
+		// What is a security event is not for a device's attributes to say.
+		if delete(r.Attrs, audit.AttrReason); isReason(e.Code) {
+			r.Attrs[audit.AttrReason] = r.Attrs["code"]
+		}
 		if e.At > 0 { // when the device wrote it, which may be long ago
 			r.Attrs["time"] = time.UnixMilli(e.At).UTC().Format(time.RFC3339)
 		}
@@ -144,6 +148,16 @@ func deviceLog(body []byte, claim session.Claim) ([]audit.Record, error) {
 		records = append(records, deviceRecord(claim, "device.log", fmt.Sprintf("entries of the device's log that were not kept: %d", left)))
 	}
 	return records, nil
+}
+
+// isReason reports whether a code of a device's log is that of a security event.
+func isReason(code string) bool {
+	for _, family := range []string{"HS_", "EX_", "SESS_", "ROT_", "FW_"} {
+		if strings.HasPrefix(code, family) {
+			return true
+		}
+	}
+	return false
 }
 
 func firstKeys(m map[string]any, most int) []string {

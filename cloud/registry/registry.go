@@ -36,6 +36,7 @@ type Device struct {
 	KeySince  time.Time // when that key was first used, or handed out
 	Rotation  *Rotation // the next key; nil when none is pending
 	Recovery  time.Time // until when its first key is let in again, perhaps past; zero for never
+	Cloned    time.Time // when it last seemed that two devices have its key; zero for never
 	LastSeen  time.Time // commit of the last accepted exchange; zero when never
 	Inventory Inventory // as last reported; zero before the first report
 	Firmware  Firmware  // as last reported

@@ -18,8 +18,8 @@ func (tx *Tx) Append(r audit.Record) error {
 	if err != nil {
 		return fmt.Errorf("encoding an audit record: %w", err)
 	}
-	_, err = tx.w.exec(`INSERT INTO audit (at, actor_kind, actor, device, action, text, attrs) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		millis(r.At), string(r.Actor.Kind), r.Actor.Name, string(r.Device), r.Action, r.Text, string(text))
+	_, err = tx.w.exec(`INSERT INTO audit (at, actor_kind, actor, device, action, text, attrs, reason) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		millis(r.At), string(r.Actor.Kind), r.Actor.Name, string(r.Device), r.Action, r.Text, string(text), attrs[audit.AttrReason])
 	if err != nil {
 		return fmt.Errorf("writing an audit record: %w", err)
 	}
@@ -70,7 +70,10 @@ func auditQuery(f audit.Filter) (string, []any) {
 	const columns = `SELECT n, at, actor_kind, actor, device, action, text, attrs FROM `
 	source, args := `audit WHERE n > $1`, []any{f.After}
 	if f.Device != "" {
-		source, args = `audit WHERE n > $1 AND device = $2 AND device <> ''`, append(args, string(f.Device))
+		source, args = source+` AND device = $2 AND device <> ''`, append(args, string(f.Device))
+	}
+	if f.Security {
+		source += ` AND reason <> ''`
 	}
 	if f.Last > 0 {
 		args = append(args, f.Last)

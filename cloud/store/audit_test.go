@@ -42,6 +42,9 @@ func TestAuditFilter(t *testing.T) {
 			if i%400 == 1 { // 2, 402, 802
 				r.Device = "barn"
 			}
+			if i%600 == 1 { // 2, 602
+				r.Attrs = map[string]string{audit.AttrReason: "EX_GAP"}
+			}
 			if err := tx.Append(r); err != nil {
 				return err
 			}
@@ -65,6 +68,9 @@ func TestAuditFilter(t *testing.T) {
 		"device, last and limit":  {audit.Filter{Device: "roof", Last: 3, Limit: 2}, "1196…1198 2"},
 		"a device not there":      {audit.Filter{Device: "shed"}, ""},
 		"a device like a pattern": {audit.Filter{Device: "%"}, ""},
+		"security":                {audit.Filter{Security: true}, "2…602 2"},
+		"security, last":          {audit.Filter{Security: true, Last: 1}, "602…602 1"},
+		"security of a device":    {audit.Filter{Security: true, Device: "roof"}, "602…602 1"},
 		"limits below zero":       {audit.Filter{Last: -1, Limit: -1}, "1…1000 1000"},
 	} {
 		got := ""
@@ -88,7 +94,7 @@ func TestAuditIsAppendOnly(t *testing.T) {
 		`UPDATE audit SET n = 7 WHERE n = 2`,
 		`DELETE FROM audit WHERE n = 2`,
 		`DELETE FROM audit`,
-		`INSERT OR REPLACE INTO audit (n, at, actor_kind, actor, device, action, text, attrs) VALUES (1, 0, 'system', '', '', 'x', 'x', '{}')`,
+		`INSERT OR REPLACE INTO audit (n, at, actor_kind, actor, device, action, text, attrs, reason) VALUES (1, 0, 'system', '', '', 'x', 'x', '{}', '')`,
 	} {
 		err := s.write(t.Context(), func(tx *Tx) error {
 			_, err := tx.w.exec(statement)

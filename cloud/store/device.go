@@ -105,6 +105,7 @@ func (tx *Tx) changeDevice(device int64, c registry.Change) (map[string]string, 
 // the living ones'.
 const selectDevice = `SELECT d.name, d.grp, d.notes, d.disabled, d.created_at,
 	k.epoch, k.since, n.epoch, n.offer_from, n.offered_at, n.burn, d.recovery_until,
+	(SELECT a.last_at FROM alarm a WHERE a.device = d.id AND a.reason = 'CLONE_SUSPECT'),
 	d.last_seen, (SELECT max(s.seen_at) FROM session s WHERE s.device = d.id),
 	d.fw_release, d.fw_state, d.fw_version,
 	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters
@@ -167,7 +168,7 @@ func scanDevice(row scanner) (registry.Device, error) {
 		created                           int64
 		epoch, since                      sql.NullInt64
 		next                              nullRotation
-		recovery                          sql.NullInt64
+		recovery, cloned                  sql.NullInt64
 		seenBefore, seenNow, reported     sql.NullInt64
 		release                           sql.NullInt64
 		state, version                    sql.NullString
@@ -175,12 +176,13 @@ func scanDevice(row scanner) (registry.Device, error) {
 		control                           sql.NullBool
 	)
 	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.Disabled, &created,
-		&epoch, &since, &next.epoch, &next.from, &next.offered, &next.burn, &recovery, &seenBefore, &seenNow,
+		&epoch, &since, &next.epoch, &next.from, &next.offered, &next.burn, &recovery, &cloned, &seenBefore, &seenNow,
 		&release, &state, &version, &reported, &agentVersion, &hardware, &control, &inverters)
 	if err != nil {
 		return registry.Device{}, err
 	}
 	d.CreatedAt, d.Epoch, d.KeySince = moment(created), key.Epoch(epoch.Int64), moments(since)
+	d.Cloned = moments(cloned)
 	d.Rotation, d.Recovery = next.rotation(), moments(recovery)
 	d.LastSeen = moments(seenBefore)
 	if now := moments(seenNow); now.After(d.LastSeen) {

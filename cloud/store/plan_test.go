@@ -42,23 +42,27 @@ func TestPlans(t *testing.T) {
 	byDevice, byDeviceArgs := auditQuery(audit.Filter{Device: "roof", After: 1})
 	lastOf, lastOfArgs := auditQuery(audit.Filter{Device: "roof", Last: 10})
 	last, lastArgs := auditQuery(audit.Filter{Last: 10})
+	security, securityArgs := auditQuery(audit.Filter{Security: true, Last: 10})
+	securityOf, securityOfArgs := auditQuery(audit.Filter{Security: true, Device: "roof", Last: 10})
 	none := make([]any, 16)
 	for name, c := range map[string]struct {
 		query string
 		args  []any
 		steps []string // must be there
 	}{
-		"blocks":          {selectBlocks, none[:9], []string{"SEARCH block USING INDEX block_time (device=? AND inverter=? AND t0>? AND t0<?)"}},
-		"inverters":       {selectInverter, none[:2], []string{"SEARCH block USING COVERING INDEX block_time (device=? AND inverter>?)"}},
-		"device":          {oneDevice, none[:1], []string{"SEARCH d USING INDEX sqlite_autoindex_device_1 (name=?)"}},
-		"devices":         {allDevices, none[:2], []string{"SEARCH d USING INDEX sqlite_autoindex_device_1 (name>?)"}},
-		"devices, group":  {groupDevices, none[:3], []string{"SEARCH d USING INDEX device_grp (grp=? AND name>?)"}},
-		"audit by device": {byDevice, byDeviceArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
-		"audit, last of":  {lastOf, lastOfArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
-		"audit, last":     {last, lastArgs, []string{"SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)"}},
-		"key":             {selectKey, none[:1], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
-		"alarms":          {selectOverdue, none[:1], []string{"SEARCH a USING INDEX alarm_untold (told_at<?)"}},
-		"past":            {selectPast, none[:3], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
+		"blocks":                  {selectBlocks, none[:9], []string{"SEARCH block USING INDEX block_time (device=? AND inverter=? AND t0>? AND t0<?)"}},
+		"inverters":               {selectInverter, none[:2], []string{"SEARCH block USING COVERING INDEX block_time (device=? AND inverter>?)"}},
+		"device":                  {oneDevice, none[:1], []string{"SEARCH d USING INDEX sqlite_autoindex_device_1 (name=?)"}},
+		"devices":                 {allDevices, none[:2], []string{"SEARCH d USING INDEX sqlite_autoindex_device_1 (name>?)"}},
+		"devices, group":          {groupDevices, none[:3], []string{"SEARCH d USING INDEX device_grp (grp=? AND name>?)"}},
+		"audit by device":         {byDevice, byDeviceArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
+		"audit, last of":          {lastOf, lastOfArgs, []string{"SEARCH audit USING INDEX audit_device (device=? AND n>?)"}},
+		"audit, last security":    {security, securityArgs, []string{"SEARCH audit USING INDEX audit_security (n>?)"}},
+		"audit, last security of": {securityOf, securityOfArgs, []string{"SEARCH audit USING INDEX audit_device_security (device=? AND n>?)"}},
+		"audit, last":             {last, lastArgs, []string{"SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)"}},
+		"key":                     {selectKey, none[:1], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
+		"alarms":                  {selectOverdue, none[:1], []string{"SEARCH a USING INDEX alarm_untold (told_at<?)"}},
+		"past":                    {selectPast, none[:3], []string{"SEARCH k USING INDEX sqlite_autoindex_device_key_1 (psk_id=?)"}},
 		// What an exchange costs where no rotation is pending: one step in an index
 		// that is empty.
 		"session": {selectSession, none[:1], []string{

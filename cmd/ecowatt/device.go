@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 
 	"ecowatt"
 	"ecowatt/cloud/api"
+	"ecowatt/cloud/audit"
 	"ecowatt/internal/disk"
 )
 
@@ -203,6 +205,9 @@ func (c *client) devices(ctx context.Context, group string) ([]api.Device, error
 	}
 }
 
+// clonedTime is for how long a list shows that a device seemed to have a clone.
+const clonedTime = 7 * 24 * time.Hour
+
 func deviceTable(devices []api.Device, now time.Time) *table {
 	t := newTable("ID<", "GROUP<", "STATE<", "LAST SEEN", "EPOCH", "AGENT<", "INVERTERS<")
 	for _, d := range devices {
@@ -214,7 +219,11 @@ func deviceTable(devices []api.Device, now time.Time) *table {
 		for i, v := range d.Inverters {
 			inverters[i] = v.Name
 		}
-		t.add(d.ID, orMissing(d.Group), stateOf(d), lastSeen(d, now), fmt.Sprint(d.Epoch), orMissing(agent), orMissing(strings.Join(inverters, ", ")))
+		state := stateOf(d)
+		if d.Cloned != nil && now.Sub(*d.Cloned) < clonedTime {
+			state += ", clone?"
+		}
+		t.add(d.ID, orMissing(d.Group), state, lastSeen(d, now), fmt.Sprint(d.Epoch), orMissing(agent), orMissing(strings.Join(inverters, ", ")))
 	}
 	return t
 }
@@ -257,9 +266,33 @@ func (a *app) newDeviceShowCommand() *cobra.Command {
 		if *asJSON {
 			return printJSON(a.stdout, d)
 		}
-		return showDevice(a.stdout, d, time.Now())
+		if err := showDevice(a.stdout, d, time.Now()); err != nil {
+			return err
+		}
+		var events api.Records
+		query := url.Values{"security": {"true"}, "last": {strconv.Itoa(shownEvents)}}
+		if err := cloud.get(cmd.Context(), devicePath(id)+"/events", query, &events); err != nil {
+			return err
+		}
+		return showEvents(a.stdout, id, events.Records)
 	}
 	return c
+}
+
+// shownEvents is how many security events are shown with a device.
+const shownEvents = 5
+
+// showEvents writes the last security events of a device, where there are any.
+func showEvents(w io.Writer, id ecowatt.DeviceID, records []audit.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	fmt.Fprintf(w, "\nLast security events; all of them: ecowatt log --security --last 0 --device %s\n", id)
+	t := newTable("TIME<", "REASON<", "WHAT<")
+	for _, r := range records {
+		t.add(localTime(r.At), oneLine(r.Attrs[audit.AttrReason]), oneLine(r.Text))
+	}
+	return t.render(w)
 }
 
 // showDevice writes what is known of a device, for people.
@@ -282,6 +315,9 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	}
 	if d.Key.RecoveryUntil != nil {
 		line("recovery", "let in with its first key until "+localTime(*d.Key.RecoveryUntil))
+	}
+	if d.Cloned != nil {
+		line("clone", fmt.Sprintf("two devices seemed to have its key %s ago, %s", age(*d.Cloned, now), localTime(*d.Cloned)))
 	}
 	if d.Agent == nil {
 		line("agent", "has not reported yet")

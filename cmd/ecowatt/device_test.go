@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,6 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ecowatt/cloud/api"
+	"ecowatt/cloud/audit"
+	"ecowatt/cloud/session"
+	"ecowatt/cloud/store"
 )
 
 func TestDeviceAdd(t *testing.T) {
@@ -157,9 +161,40 @@ func TestDeviceShow(t *testing.T) {
 		`^agent      0\.1\.0 on arm, writing to inverters allowed$`, `^firmware   0\.1\.0, release 3, confirmed$`,
 		`^inv1: M, serial S�\[31m1, profile ecowatt-sim 1$`,
 		`^POINT  UNIT  WRITABLE$`, `^pac    W     —$`, `^limit  %     0\.0 to 100\.0$`, `^inv2: —, serial —, profile —$`)
-	o.run(0, "device", "show", "roof-1", "--json").out(`"exponent": -1`, `"control_allowed": true`)
+	o.run(0, "device", "show", "roof-1", "--json").out(`"exponent": -1`, `"control_allowed": true`).never("clone_suspected_at")
 	o.run(4, "device", "show", "nobody").out().talk(`^ecowatt: there is no device "nobody"$`)
 	o.run(2, "device", "show").out().talk(`^ecowatt: ID is missing$`)
+}
+
+// What has happened to a device's security is shown with it, and asked for in the log.
+func TestSecurityEvents(t *testing.T) {
+	o := newOperator(t)
+	o.run(0, "device", "add", "roof-1")
+	o.run(0, "device", "add", "roof-2")
+	o.run(0, "device", "show", "roof-1").never("security|clone")
+	o.withStore(func(ctx context.Context, s *store.Store) error {
+		return s.Commit(ctx, func(tx *store.Tx) error {
+			for _, r := range []audit.Record{
+				{Device: "roof-2", Action: "session.confirmed", Attrs: map[string]string{audit.AttrReason: "SESS_CONFIRMED"}},
+				{Device: "roof-1", Action: "device.clone_suspect", Text: "two devices\x1b[2J", Attrs: map[string]string{audit.AttrReason: "CLONE_SUSPECT"}},
+			} {
+				r.At, r.Actor = reported, audit.Actor{Kind: audit.Device, Name: string(r.Device)}
+				if err := tx.Append(r); err != nil {
+					return err
+				}
+			}
+			_, err := tx.Alarm(session.Alarm{Device: 1, Reason: "CLONE_SUSPECT", Count: 1, At: time.Now()})
+			return err
+		})
+	})
+	o.run(0, "device", "show", "roof-1").never("|SESS_CONFIRMED").out(
+		`^clone      two devices seemed to have its key [0-9]+ s ago, 20`,
+		`^Last security events; all of them: ecowatt log --security --last 0 --device roof-1$`,
+		`^TIME +REASON +WHAT$`, `^2026-06-21 10:00:00  CLONE_SUSPECT  two devices.\[2J$`)
+	o.run(0, "device", "show", "roof-1", "--json").out(`"clone_suspected_at": "20`)
+	o.run(0, "device", "list").out(`^roof-1  —      enabled, clone\?      never`, `^roof-2  —      enabled              never`)
+	o.run(0, "log", "--security").out(`roof-2 .*SESS_CONFIRMED`, `roof-1 .*CLONE_SUSPECT`).never("added")
+	o.run(0, "log", "--security", "--device", "roof-1").out(`CLONE_SUSPECT`).never("added|SESS_CONFIRMED")
 }
 
 func TestAge(t *testing.T) {

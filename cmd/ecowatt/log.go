@@ -29,17 +29,18 @@ const (
 func (a *app) newLogCommand() *cobra.Command {
 	var last int
 	var device string
-	var follow bool
+	var follow, security bool
 	c := &cobra.Command{
 		Use:   "log",
 		Short: "Show what people did and what devices reported",
 		Long: `Show the audit log: what people did to the fleet and what devices reported,
 oldest first: time, who, device, action, and what it says.`,
-		Example: "  ecowatt log --device roof-1\n  ecowatt log --last 10 --follow",
+		Example: "  ecowatt log --device roof-1\n  ecowatt log --last 10 --follow\n  ecowatt log --security --last 0",
 		Args:    noArguments,
 	}
 	c.Flags().StringVar(&device, "device", "", "only what concerns this device")
 	c.Flags().IntVar(&last, "last", 100, "only the newest so many records; 0 for all")
+	c.Flags().BoolVar(&security, "security", false, "only security events: records with a reason")
 	c.Flags().BoolVar(&follow, "follow", false, "go on with what comes, until interrupted")
 	token := tokenFlag(c)
 	asJSON := c.Flags().Bool("json", false, "print JSON, one record per line, for programs")
@@ -49,6 +50,9 @@ oldest first: time, who, device, action, and what it says.`,
 			return usagef("--last: %d is not within 0 and 1000000", last)
 		}
 		query.Set("last", strconv.Itoa(last))
+		if security {
+			query.Set("security", "true")
+		}
 		if device != "" {
 			id, err := parseDevice(device)
 			if err != nil {

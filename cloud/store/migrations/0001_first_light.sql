@@ -170,10 +170,15 @@ CREATE TABLE audit (
 	device     TEXT    NOT NULL, -- name; '' for the fleet
 	action     TEXT    NOT NULL CHECK (length(action) > 0),
 	text       TEXT    NOT NULL,
-	attrs      TEXT    NOT NULL CHECK (json_valid(attrs))
+	attrs      TEXT    NOT NULL CHECK (json_valid(attrs)),
+	reason     TEXT    NOT NULL -- of a security event; '' of other records
 ) STRICT;
 
 CREATE INDEX audit_device ON audit (device, n) WHERE device <> '';
+
+CREATE INDEX audit_security ON audit (n) WHERE reason <> '';
+
+CREATE INDEX audit_device_security ON audit (device, n) WHERE device <> '' AND reason <> '';
 
 CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
 	SELECT RAISE(ABORT, 'the audit log is not changed');
