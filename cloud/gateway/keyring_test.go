@@ -93,11 +93,15 @@ func TestRewrappedMeanwhile(t *testing.T) {
 	d.connect()
 	d.exchange(wire.Request{})
 
-	// Nobody's key is in no row: it is made anew.
+	// Nobody's key is in no row: it is made anew, once.
 	meddled()
 	for range 3 {
 		_, hs1 := stranger.hello()
+		c.random.bytes.Store(0)
 		c.refused(c.post(wire.PathSession, hs1), "an unknown id")
+	}
+	if n := c.random.bytes.Load(); n != 0 {
+		t.Errorf("an unknown id draws %d random bytes", n)
 	}
 	c.counted(map[wire.Reason]uint64{wire.HandshakeUnknownID: 3})
 }

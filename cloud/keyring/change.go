@@ -26,7 +26,7 @@ var (
 type Key struct {
 	ID      string
 	Primary bool      // it wraps
-	Made    time.Time // UTC, to the second
+	Made    time.Time // UTC, to the millisecond
 }
 
 // Keys returns what is on the ring, the oldest first.
@@ -44,7 +44,7 @@ func (c *content) list() []Key {
 // NewKey is a key-encryption key that is not on a ring yet.
 type NewKey struct {
 	ID   string
-	Made time.Time // UTC, to the second
+	Made time.Time // UTC, to the millisecond
 	key  key.KEK
 }
 
@@ -58,7 +58,7 @@ func Draw(random io.Reader, made time.Time) (NewKey, error) {
 	if err != nil {
 		return NewKey{}, err
 	}
-	return NewKey{ID: hex.EncodeToString(id[:]), Made: made.UTC().Truncate(time.Second), key: secret}, nil
+	return NewKey{ID: hex.EncodeToString(id[:]), Made: made.UTC().Truncate(time.Millisecond), key: secret}, nil
 }
 
 // Add puts a key on the ring. It unwraps from now on, and wraps once it is the
