@@ -38,8 +38,8 @@ func (p Profile) Plan(points []string) (Plan, error) {
 			return Plan{}, p.unknownPoint(name)
 		case slices.Contains(points[:i], name):
 			return Plan{}, fmt.Errorf("point %q stands twice", name)
-		case r.Type.Words() == 0 || r.end()-r.begin() > p.Block || r.end() > 1<<16:
-			return Plan{}, fmt.Errorf("point %q: %d words at %d do not fit", name, r.end()-r.begin(), r.begin())
+		case r.Type.Words() == 0 || r.Span() > p.Block || r.end() > 1<<16:
+			return Plan{}, fmt.Errorf("point %q: %d words at %d do not fit", name, r.Span(), r.begin())
 		}
 		plan.registers[i] = r
 	}
@@ -78,7 +78,7 @@ func (p *Plan) add(i, block, gap int) {
 			return
 		}
 	}
-	p.reads = append(p.reads, Read{Table: r.Table, Address: uint16(r.begin()), Count: uint16(r.end() - r.begin())})
+	p.reads = append(p.reads, Read{Table: r.Table, Address: uint16(r.begin()), Count: uint16(r.Span())})
 	p.places[i] = place{len(p.reads) - 1, 0}
 }
 
@@ -147,7 +147,7 @@ func (p Plan) Decode(words [][]uint16) []ecowatt.Value {
 // of what the reads brought; nil if they are not there.
 func (p Plan) Words(i int, words [][]uint16) []uint16 {
 	at, r := p.places[i], p.registers[i]
-	if at.read >= len(words) || len(words[at.read]) < at.offset+r.end()-r.begin() {
+	if at.read >= len(words) || len(words[at.read]) < at.offset+r.Span() {
 		return nil
 	}
 	first := at.offset + int(r.Address) - r.begin()

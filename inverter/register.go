@@ -300,6 +300,10 @@ func (r Register) Overlaps(other Register) bool {
 		int(r.Address) < int(other.Address)+other.Type.Words() && int(other.Address) < int(r.Address)+r.Type.Words()
 }
 
+// Span is the number of words from the first to the last that must be read for
+// the register.
+func (r Register) Span() int { return r.end() - r.begin() }
+
 // begin is the address of the first word that must be read for the register.
 func (r Register) begin() int {
 	if r.Scale.Given {

@@ -155,20 +155,24 @@ func (c *rtuConn) say(ctx context.Context, f frame) error {
 	if has := c.server.options.Has; has != nil && f.unit != 0 && !has(f.unit) {
 		return nil
 	}
-	b, ok := c.server.answer(ctx, f.unit, f.pdu, []byte{f.unit})
-	if !ok || f.unit == 0 || !fromUnit(b[1:]) {
+	answer := c.server.answer(ctx, f.unit, f.pdu, []byte{f.unit})
+	if answer.silence() || f.unit == 0 || !fromUnit(answer.pdu[1:]) {
 		return nil
 	}
 	if !pause(ctx, c.server.options.Turnaround) {
 		return nil
 	}
-	if limited, ok := c.line.(interface{ SetWriteDeadline(t time.Time) error }); ok {
-		if err := limited.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return err
-		}
+	err := answer.odd.send(ctx, c.line, answer.rtu())
+	if ctx.Err() != nil {
+		return nil
 	}
-	_, err := c.line.Write(closeRTU(b, 0))
 	return err
+}
+
+// rtu is the frame that carries r.
+func (r reply) rtu() []byte {
+	r.pdu[0] += r.odd.Unit
+	return r.odd.spoil(closeRTU(r.pdu, 0), 1, 2)
 }
 
 // fromUnit reports whether an answer is a unit's own and not a gateway's.
@@ -184,9 +188,9 @@ func (s *Server) AnswerRTU(ctx context.Context, request []byte) ([]byte, error) 
 	if !intact(request) {
 		return nil, errNoFrame
 	}
-	answer, ok := s.answer(ctx, request[0], request[1:len(request)-2], []byte{request[0]})
-	if !ok {
+	answer := s.answer(ctx, request[0], request[1:len(request)-2], []byte{request[0]})
+	if answer.silence() || !pause(ctx, answer.odd.Delay) {
 		return nil, nil
 	}
-	return closeRTU(answer, 0), nil
+	return answer.rtu(), nil
 }

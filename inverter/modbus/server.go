@@ -160,27 +160,26 @@ func (s *Server) serve(ctx context.Context, conn net.Conn) {
 			}
 			return
 		}
-		answer, ok := s.answer(ctx, f.unit, f.pdu, out.header(f.transaction, f.unit))
-		if !ok {
+		answer := s.answer(ctx, f.unit, f.pdu, out.header(f.transaction, f.unit))
+		if answer.silence() {
 			continue
 		}
-		if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return
-		}
-		if _, err := conn.Write(seal(answer)); err != nil {
+		frame := seal(answer.pdu)
+		frame[headerSize-1] += answer.odd.Unit
+		if err := answer.odd.send(ctx, conn, answer.odd.spoil(frame, headerSize, 0)); err != nil {
 			return
 		}
 	}
 }
 
-// answer appends the protocol data unit that answers pdu to b; false when there
-// is to be none.
-func (s *Server) answer(ctx context.Context, unit byte, pdu, b []byte) ([]byte, bool) {
+// answer appends the protocol data unit that answers pdu to b.
+func (s *Server) answer(ctx context.Context, unit byte, pdu, b []byte) reply {
 	r, err := parseRequest(unit, pdu)
 	var got []uint16
 	if err == nil {
 		got, err = s.handler(ctx, r)
 	}
+	odd, got, err := oddly(got, err)
 	if err == nil && len(got) != int(r.Count) {
 		s.options.Logger.Error("handler returned the wrong number of words", "want", r.Count, "got", len(got))
 		err = ErrDeviceFailure
@@ -188,12 +187,12 @@ func (s *Server) answer(ctx context.Context, unit byte, pdu, b []byte) ([]byte, 
 	var no ExceptionError
 	switch {
 	case err == nil:
-		return appendAnswer(b, r, got), true
+		return reply{pdu: appendAnswer(b, r, got), odd: odd}
 	case errors.Is(err, ErrSilence):
-		return nil, false
+		return reply{}
 	case !errors.As(err, &no):
 		s.options.Logger.Error("answering a request", "request", r.String(), "error", err)
 		no = ErrDeviceFailure
 	}
-	return appendException(b, r.Function, no), true
+	return reply{pdu: appendException(b, r.Function, no), odd: odd}
 }

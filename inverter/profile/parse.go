@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -22,33 +23,16 @@ const (
 	maxRegisters = 512
 	maxText      = 200 // bytes
 	maxUnit      = 8   // characters
+	maxName      = 60  // characters, of a value or a bit
+	maxNames     = 128 // of one point
 	maxProblems  = 10  // told at once
+	maxDelay     = time.Minute
 )
 
 // Parse reads a profile file: one YAML document without anchors, aliases or
-// unknown fields. file is its name, for errors; its base must be the profile's
-// name and ".yaml". The error tells all mistakes, one a line, each as
-// "FILE:LINE: FIELD: what is wrong".
-//
-//	field         meaning
-//	format        1
-//	name          as the file
-//	title         for people
-//	source        where the facts are from
-//	unit          unit id where none is set, 0 … 255; 1 if not given
-//	block_limit   most registers in one read, 1 … 125; 125 if not given
-//	gap_limit     most registers not asked for in one read, 0 … 123; 0 if not given
-//	registers     list of:
-//	  point       name
-//	  address     wire address, counted from 0
-//	  table       holding (if not given) or input
-//	  type        u16 (if not given), s16, u32, s32, u64 or s64
-//	  order       high (if not given) or low: the word that comes first
-//	  exponent    value = raw × 10^exponent; 0 if not given
-//	  unit        as printed
-//	  absent      list of bit patterns that mean "no value"
-//	  valid       [least, most] raw value; others are missing
-//	  write       [least, most] raw value that may be written; read-only if not given
+// unknown fields, as docs/profiles.md describes it. file is its name, for errors;
+// its base must be the profile's name and ".yaml". The error tells all mistakes,
+// one a line, each as "FILE:LINE: FIELD: what is wrong".
 func Parse(file string, data []byte) (inverter.Profile, error) {
 	r := &reader{file: file}
 	root, err := document(data)
@@ -95,7 +79,8 @@ func (r *reader) complain(at *yaml.Node, field, form string, args ...any) {
 }
 
 func (r *reader) profile(root *yaml.Node) inverter.Profile {
-	m := r.mapping(root, "", "format", "name", "title", "source", "unit", "block_limit", "gap_limit", "registers")
+	m := r.mapping(root, "", "format", "name", "title", "source", "trust", "unit", "block_limit", "gap_limit",
+		"connect_delay", "request_gap", "timeout", "write_function", "sleeping", "registers")
 	if m.node == nil {
 		return inverter.Profile{}
 	}
@@ -105,9 +90,16 @@ func (r *reader) profile(root *yaml.Node) inverter.Profile {
 		Name:   m.name("name"),
 		Title:  m.text("title", maxText),
 		Source: m.text("source", maxText),
+		Trust:  choose(m, "trust", inverter.Trusts()...),
 		Unit:   byte(m.integer("unit", 1, 0, math.MaxUint8)),
 		Block:  int(m.integer("block_limit", inverter.MaxBlock, 1, inverter.MaxBlock)),
 		Gap:    int(m.integer("gap_limit", 0, 0, inverter.MaxGap)),
+		Timing: inverter.Timing{
+			Connect: m.duration("connect_delay", maxDelay),
+			Gap:     m.duration("request_gap", maxDelay),
+			Timeout: m.duration("timeout", maxDelay),
+		},
+		WriteMultiple: m.word("write_function", "6", "16") == 1,
 	}
 	if p.Name != "" && !named(r.file, p.Name) {
 		r.complain(m.values["name"], "name", "%q is not the name of the file", p.Name)
@@ -117,19 +109,98 @@ func (r *reader) profile(root *yaml.Node) inverter.Profile {
 		r.complain(n, "registers", "there are none")
 	}
 	for i, item := range list {
-		field := fmt.Sprintf("registers[%d]", i)
-		if reg, ok := r.register(item, field+"."); ok && r.fits(item, field, p, reg) {
-			p.Registers = append(p.Registers, reg)
+		r.point(item, fmt.Sprintf("registers[%d]", i), &p)
+	}
+	if len(list) > 0 && len(p.Registers) == 0 && r.count == 0 {
+		r.complain(m.values["registers"], "registers", "there are only texts")
+	}
+	for i, item := range list {
+		r.proof(item, fmt.Sprintf("registers[%d].write.proof", i), p)
+	}
+	p.Sleeping = r.sleeping(m, p)
+	return p
+}
+
+// point reads one item of the list of registers into p.
+func (r *reader) point(item *yaml.Node, field string, p *inverter.Profile) {
+	if scalar(item, "type") == "string" {
+		if t, ok := r.string(item, field+"."); ok && r.fitsText(item, field, *p, t) {
+			p.Texts = append(p.Texts, t)
+		}
+		return
+	}
+	if reg, ok := r.register(item, field+"."); ok && r.fits(item, field, *p, reg) {
+		p.Registers = append(p.Registers, reg)
+	}
+}
+
+// scalar is what stands at a field of a mapping; "" if there is nothing.
+func scalar(node *yaml.Node, field string) string {
+	if n := child(node, field); n != nil {
+		return n.Value
+	}
+	return ""
+}
+
+// child is the node at a field of a mapping; nil if there is none.
+func child(node *yaml.Node, field string) *yaml.Node {
+	if node == nil || node.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i < len(node.Content); i += 2 {
+		if node.Content[i].Value == field {
+			return node.Content[i+1]
 		}
 	}
-	return p
+	return nil
+}
+
+// proof checks that the point that proves a write is one.
+func (r *reader) proof(item *yaml.Node, field string, p inverter.Profile) {
+	i := slices.IndexFunc(p.Registers, func(g inverter.Register) bool { return g.Point.Name == scalar(item, "point") })
+	if i < 0 || p.Registers[i].Control == nil || p.Registers[i].Control.Proof == "" {
+		return
+	}
+	proof := p.Registers[i].Control.Proof
+	at := child(child(item, "write"), "proof")
+	if _, ok := p.Register(proof); at != nil && (!ok || proof == p.Registers[i].Point.Name) {
+		r.complain(at, field, "%q is no other point", proof)
+	}
+}
+
+// sleeping reads how the inverter tells that it sleeps.
+func (r *reader) sleeping(top mapping, p inverter.Profile) inverter.Sleeping {
+	m, ok := top.mapping("sleeping", "point", "values")
+	if !ok {
+		return inverter.Sleeping{}
+	}
+	m.require("point", "values")
+	s := inverter.Sleeping{Point: m.name("point")}
+	if g, ok := p.Register(s.Point); s.Point != "" && (!ok || g.Class != inverter.Fast) {
+		r.complain(m.at("point"), m.prefix+"point", "%q is no point that is read for every sample", s.Point)
+	}
+	for _, n := range m.list("values", maxProblems) {
+		v, ok := integer(n)
+		if !ok {
+			r.complain(n, m.prefix+"values", "%s is not a whole number", show(n))
+		}
+		s.Values = append(s.Values, v)
+	}
+	if n := m.values["values"]; n != nil && len(s.Values) == 0 {
+		r.complain(n, m.prefix+"values", "there are none")
+	}
+	return s
 }
 
 // fits reports whether reg, which stands at the field of that name, can be one
 // more register of p.
 func (r *reader) fits(at *yaml.Node, field string, p inverter.Profile, reg inverter.Register) bool {
-	if words := reg.Type.Words(); words > p.Block {
+	if words := reg.Span(); words > p.Block {
 		r.complain(at, field+".type", "%d words do not fit into a read of %d", words, p.Block)
+		return false
+	}
+	if slices.ContainsFunc(p.Texts, func(t inverter.Text) bool { return t.Name == reg.Point.Name }) {
+		r.complain(at, field+".point", "%q stands twice", reg.Point.Name)
 		return false
 	}
 	for _, other := range p.Registers {
@@ -145,10 +216,42 @@ func (r *reader) fits(at *yaml.Node, field string, p inverter.Profile, reg inver
 	return true
 }
 
-// register reads one register; false if something is wrong with it.
+// fitsText reports whether t can be one more text of p.
+func (r *reader) fitsText(at *yaml.Node, field string, p inverter.Profile, t inverter.Text) bool {
+	_, point := p.Register(t.Name)
+	if point || slices.ContainsFunc(p.Texts, func(o inverter.Text) bool { return o.Name == t.Name }) {
+		r.complain(at, field+".point", "%q stands twice", t.Name)
+		return false
+	}
+	if t.Words > p.Block {
+		r.complain(at, field+".words", "%d words do not fit into a read of %d", t.Words, p.Block)
+		return false
+	}
+	return true
+}
+
+// string reads a register of the type string; false if something is wrong.
+func (r *reader) string(node *yaml.Node, prefix string) (inverter.Text, bool) {
+	before := r.count
+	m := r.mapping(node, prefix, "point", "address", "table", "type", "words")
+	m.require("point", "address", "words")
+	t := inverter.Text{
+		Name:    m.name("point"),
+		Table:   choose(m, "table", inverter.Holding, inverter.Input),
+		Address: uint16(m.integer("address", 0, 0, math.MaxUint16)),
+		Words:   int(m.integer("words", 1, 1, inverter.MaxText)),
+	}
+	if int(t.Address)+t.Words > 1<<16 {
+		r.complain(m.at("address"), prefix+"address", "%d and the %d words end beyond 65535", t.Address, t.Words)
+	}
+	return t, r.count == before
+}
+
+// register reads one register of a number; false if something is wrong with it.
 func (r *reader) register(node *yaml.Node, prefix string) (inverter.Register, bool) {
 	before := r.count
-	m := r.mapping(node, prefix, "point", "address", "table", "type", "order", "exponent", "unit", "absent", "valid", "write")
+	m := r.mapping(node, prefix, "point", "address", "table", "type", "order", "exponent", "scale", "offset", "unit",
+		"absent", "valid", "step", "poll", "asleep", "names", "write")
 	if m.node == nil {
 		return inverter.Register{}, false
 	}
@@ -164,10 +267,14 @@ func (r *reader) register(node *yaml.Node, prefix string) (inverter.Register, bo
 		Table:   choose(m, "table", inverter.Holding, inverter.Input),
 		Type:    choose(m, "type", inverter.Types()...),
 		Order:   choose(m, "order", inverter.HighFirst, inverter.LowFirst),
+		Scale:   inverter.Scale{Given: m.values["scale"] != nil, Address: uint16(m.integer("scale", 0, 0, math.MaxUint16))},
+		Offset:  m.integer("offset", 0, math.MinInt32, math.MaxInt32),
 		Valid:   m.span("valid"),
+		Step:    m.integer("step", 0, 1, math.MaxInt64),
+		Class:   choose(m, "poll", inverter.Classes()...),
+		Asleep:  m.word("asleep", "value", "missing") == 1,
+		Names:   r.names(m),
 	}
-	write := m.span("write")
-	reg.Point.Min, reg.Point.Max = write.Min, write.Max
 	for _, n := range m.list("absent", maxProblems) {
 		var pattern uint64
 		if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || n.Decode(&pattern) != nil {
@@ -175,6 +282,7 @@ func (r *reader) register(node *yaml.Node, prefix string) (inverter.Register, bo
 		}
 		reg.Absent = append(reg.Absent, pattern)
 	}
+	r.control(m, &reg)
 	if r.count > before {
 		return reg, false
 	}
@@ -185,187 +293,29 @@ func (r *reader) register(node *yaml.Node, prefix string) (inverter.Register, bo
 	return reg, r.count == before
 }
 
-// mapping is a YAML mapping whose fields are known. node is nil if it is none.
-type mapping struct {
-	*reader
-	node   *yaml.Node
-	prefix string // of its fields, in complaints
-	values map[string]*yaml.Node
-}
-
-// mapping reads node; prefix ends in a dot, or is empty for the whole file.
-func (r *reader) mapping(node *yaml.Node, prefix string, fields ...string) mapping {
-	m := mapping{reader: r, prefix: prefix, values: map[string]*yaml.Node{}}
-	if node.Kind != yaml.MappingNode {
-		r.complain(node, thing(prefix), "%s is not a list of fields and their values", show(node))
-		return m
-	}
-	m.node = node
-	for i := 0; i < len(node.Content); i += 2 {
-		key, value := node.Content[i], node.Content[i+1]
-		switch {
-		case !slices.Contains(fields, key.Value) || key.Kind != yaml.ScalarNode:
-			r.complain(key, prefix+fieldName(key), "unknown field; there are: %s", strings.Join(fields, ", "))
-		case m.values[key.Value] != nil:
-			r.complain(key, prefix+key.Value, "stands twice")
-		case value.Anchor != "" || value.Kind == yaml.AliasNode:
-			r.complain(value, prefix+key.Value, "anchors and aliases are not read")
-		default:
-			m.values[key.Value] = value
-		}
-	}
-	return m
-}
-
-// fieldName is the name that key gives to a field, safe to print.
-func fieldName(key *yaml.Node) string {
-	if name, err := ecowatt.ParseName("field", key.Value); err == nil {
-		return name
-	}
-	return show(key)
-}
-
-// thing names what prefix is the prefix of.
-func thing(prefix string) string {
-	if prefix == "" {
-		return "profile"
-	}
-	return strings.TrimSuffix(prefix, ".")
-}
-
-// at is where field stands, or where the mapping begins.
-func (m mapping) at(field string) *yaml.Node {
-	if n := m.values[field]; n != nil {
-		return n
-	}
-	return m.node
-}
-
-func (m mapping) require(fields ...string) {
-	for _, f := range fields {
-		if m.values[f] == nil {
-			m.complain(m.node, m.prefix+f, "missing")
-		}
-	}
-}
-
-// text is the string field; "" if it is not there.
-func (m mapping) text(field string, most int) string {
-	n := m.values[field]
-	if n == nil {
-		return ""
-	}
-	switch {
-	case n.Kind != yaml.ScalarNode || n.Tag != "!!str":
-		m.complain(n, m.prefix+field, "%s is not a text", show(n))
-	case strings.TrimSpace(n.Value) == "" || strings.ContainsFunc(n.Value, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		m.complain(n, m.prefix+field, "%s is empty or has control characters", show(n))
-	case len([]rune(n.Value)) > most:
-		m.complain(n, m.prefix+field, "longer than %d characters", most)
-	default:
-		return n.Value
-	}
-	return ""
-}
-
-// name is the text field as a name; "" if it is none.
-func (m mapping) name(field string) string {
-	n := m.values[field]
-	if n == nil {
-		return ""
-	}
-	name, err := ecowatt.ParseName("name", n.Value)
-	if err != nil || n.Kind != yaml.ScalarNode || n.Tag != "!!str" {
-		m.complain(n, m.prefix+field, "%s is no name: use a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit, at most %d", show(n), ecowatt.MaxNameLength)
-		return ""
-	}
-	return name
-}
-
-// integer is the number field, or byDefault where it is not there or wrong.
-func (m mapping) integer(field string, byDefault, least, most int64) int64 {
-	n := m.values[field]
-	if n == nil {
-		return byDefault
-	}
-	v, ok := integer(n)
-	switch {
-	case !ok:
-		m.complain(n, m.prefix+field, "%s is not a whole number", show(n))
-		return byDefault
-	case v < least || v > most:
-		m.complain(n, m.prefix+field, "%d is not within %d and %d", v, least, most)
-		return byDefault
-	}
-	return v
-}
-
-func integer(n *yaml.Node) (v int64, ok bool) {
-	return v, n.Kind == yaml.ScalarNode && n.Tag == "!!int" && n.Decode(&v) == nil
-}
-
-// list is the items of the list field.
-func (m mapping) list(field string, most int) []*yaml.Node {
-	n := m.values[field]
+// names reads the names of values or bits.
+func (r *reader) names(top mapping) []inverter.Name {
+	n := top.values["names"]
 	switch {
 	case n == nil:
 		return nil
-	case n.Kind != yaml.SequenceNode:
-		m.complain(n, m.prefix+field, "%s is not a list", show(n))
+	case n.Kind != yaml.MappingNode:
+		r.complain(n, top.prefix+"names", "%s is not a list of numbers and their names", show(n))
 		return nil
-	case len(n.Content) > most:
-		m.complain(n, m.prefix+field, "more than %d", most)
+	case len(n.Content) > 2*maxNames:
+		r.complain(n, top.prefix+"names", "more than %d", maxNames)
 		return nil
 	}
-	return n.Content
-}
-
-// span is the range field, written [least, most].
-func (m mapping) span(field string) inverter.Range {
-	n := m.values[field]
-	if n == nil {
-		return inverter.Range{}
-	}
-	if n.Kind == yaml.SequenceNode && len(n.Content) == 2 {
-		least, ok1 := integer(n.Content[0])
-		most, ok2 := integer(n.Content[1])
-		if ok1 && ok2 && least < most {
-			return inverter.Range{Min: least, Max: most}
+	var names []inverter.Name
+	for i := 0; i < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		number, ok := integer(key)
+		if !ok || number < 0 || number > math.MaxUint32 {
+			r.complain(key, top.prefix+"names", "%s is not a number of 32 bits", show(key))
+			continue
 		}
+		one := mapping{reader: r, node: n, prefix: top.prefix, values: map[string]*yaml.Node{"names": value}}
+		names = append(names, inverter.Name{Number: uint32(number), Text: one.text("names", maxName)})
 	}
-	m.complain(n, m.prefix+field, "%s is not of the form [least, most]", show(n))
-	return inverter.Range{}
-}
-
-// choose is the field that names one of choices; the first where it is not
-// there or wrong.
-func choose[T fmt.Stringer](m mapping, field string, choices ...T) T {
-	n := m.values[field]
-	if n == nil {
-		return choices[0]
-	}
-	var names []string
-	for _, c := range choices {
-		if n.Kind == yaml.ScalarNode && n.Value == c.String() {
-			return c
-		}
-		names = append(names, c.String())
-	}
-	m.complain(n, m.prefix+field, "%s is none of %s", show(n), strings.Join(names, ", "))
-	return choices[0]
-}
-
-// show is a short form of what stands at n.
-func show(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.ScalarNode:
-		return fmt.Sprintf("%.60q", n.Value)
-	case yaml.SequenceNode:
-		return "a list"
-	case yaml.MappingNode:
-		return "a mapping"
-	case yaml.AliasNode, yaml.DocumentNode:
-		return "an alias"
-	}
-	return "nothing"
+	return names
 }

@@ -7,7 +7,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -38,11 +38,10 @@ func List() []string {
 
 // Find returns the embedded profile name. The error wraps ErrUnknown and names
 // the profiles there are.
-func Find(name string) (inverter.Profile, error) {
-	names := List()
-	if !slices.Contains(names, name) {
-		return inverter.Profile{}, fmt.Errorf("%w %.80q; there are: %s", ErrUnknown, name, strings.Join(names, ", "))
-	}
+func Find(name string) (inverter.Profile, error) { return Set{}.Find(name) }
+
+// embedded returns an embedded profile that there is.
+func embedded(name string) (inverter.Profile, error) {
 	file := name + suffix
 	data, err := files.ReadFile(file)
 	if err != nil {
@@ -54,5 +53,5 @@ func Find(name string) (inverter.Profile, error) {
 // named reports whether the profile in file may have the name name: they must
 // agree, so that a name leads to its file.
 func named(file, name string) bool {
-	return strings.TrimSuffix(path.Base(file), suffix) == name
+	return strings.TrimSuffix(filepath.Base(file), suffix) == name
 }

@@ -148,7 +148,7 @@ func TestParseRefuses(t *testing.T) {
 		{"    address: 18\n", "", "p.yaml:18: registers[1].address: missing"},
 		{"address: 18\n    write: [0, 100]", "address: 17\n    table: input", "p.yaml:18: registers[1].address: limit overlaps pac"},
 		{"table: input", "table: coil", `p.yaml:11: registers[0].table: "coil" is none of holding, input`},
-		{"type: s32", "type: f32", `p.yaml:12: registers[0].type: "f32" is none of u16, s16, u32, s32, u64, s64`},
+		{"type: s32", "type: f16", `p.yaml:12: registers[0].type: "f16" is none of u16, s16, u32, s32, u64, s64`},
 		{"order: low", "order: ABCD", `p.yaml:13: registers[0].order: "ABCD" is none of high, low`},
 		{"exponent: 1", "exponent: -11", "p.yaml:14: registers[0].exponent: -11 is not within -10 and 10"},
 		{"unit: W", "unit: kilowatts", "p.yaml:15: registers[0].unit: longer than 8"},
@@ -161,7 +161,7 @@ func TestParseRefuses(t *testing.T) {
 		{"write: [0, 100]", "write: [0, 70000]", "p.yaml:20: registers[1].write: from 0 to 70000 is more than u16"},
 		{"write: [0, 100]", "write: true", `p.yaml:20: registers[1].write: "true" is not of the form`},
 		{"write: [0, 100]", "write: [0, 100]\n    table: input", "p.yaml:20: registers[1].write: only holding"},
-		{"write: [0, 100]", "scale: 10", "p.yaml:20: registers[1].scale: unknown field; there are: point, address,"},
+		{"write: [0, 100]", "gain: 10", "p.yaml:20: registers[1].gain: unknown field; there are: point, address,"},
 		{"write: [0, 100]", `"a\x1b[2J": 10`, `p.yaml:20: registers[1]."a\x1b[2J": unknown field`},
 	} {
 		text := strings.Replace(good, c.old, c.change, 1)
@@ -205,6 +205,7 @@ func TestParseTellsAllMistakesUpToALimit(t *testing.T) {
 // FuzzParse: whatever is accepted is a profile that can be planned.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(whole))
 	f.Add([]byte("a: &a [*a]"))
 	f.Add([]byte("registers: [[[[{"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -218,6 +219,12 @@ func FuzzParse(f *testing.F) {
 		for _, r := range p.Registers {
 			if err := r.Check(); err != nil {
 				t.Errorf("accepted, but point %s: %v", r.Point.Name, err)
+			}
+			if !r.Point.Writable {
+				continue
+			}
+			if _, err := p.Release(r.Point.Name); err != nil && !errors.Is(err, inverter.ErrNoRelease) {
+				t.Errorf("accepted, but giving back %s: %v", r.Point.Name, err)
 			}
 		}
 	})
