@@ -278,7 +278,9 @@ func CheckBackup(ctx context.Context, path string) (b Backup, err error) {
 }
 
 // Restore makes a database at to of the file at to, a copy of a backup that
-// CheckBackup has passed: of the present schema, with an audit record.
+// CheckBackup has passed: of the present schema, with an audit record. A key that
+// was pending counts as offered: what is forgotten may have offered it, so that
+// the device uses nothing else any more.
 func Restore(ctx context.Context, to string, now time.Time) (err error) {
 	w, err := openFile(ctx, to, "mode=rw")
 	if err != nil {
@@ -292,8 +294,13 @@ func Restore(ctx context.Context, to string, now time.Time) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	return s.Append(ctx, audit.Record{
-		At: now, Actor: audit.Actor{Kind: audit.System, Name: "restore"}, Action: "backup.restored", Text: "restored from a backup; every device shakes hands again",
+	return s.write(ctx, func(tx *Tx) error {
+		if _, err := tx.w.exec(`UPDATE device_key SET offered_at = $1 WHERE state = 'pending' AND offered_at IS NULL`, millis(now)); err != nil {
+			return fmt.Errorf("restoring pending keys: %w", err)
+		}
+		return tx.Append(audit.Record{
+			At: now, Actor: audit.Actor{Kind: audit.System, Name: "restore"}, Action: "backup.restored", Text: "restored from a backup; every device shakes hands again",
+		})
 	})
 }
 
