@@ -67,3 +67,44 @@ func (l *line) voltage(power float64) float64 {
 	open := nominalVoltage + l.offset + l.drift.x + l.jitter.x
 	return (open + math.Sqrt(open*open+4*l.impedance*power)) / 2
 }
+
+// The protection against too high a voltage, as EN 50549-1 has it: the mean of
+// ten minutes may be 110 % of the nominal voltage, any value 115 %. An inverter
+// that has left the grid comes back when the voltage has been fit for a minute.
+const (
+	meanTau     = 600.0                 // s
+	highestMean = 1.10 * nominalVoltage // V
+	highest     = 1.15 * nominalVoltage // V
+	fit         = 1.09 * nominalVoltage // V
+	reconnect   = 60.0                  // s
+
+	// Limits of the options.
+	MinGrid, MaxGrid = 180, 280 // V
+	MaxOhms          = 5        // Ω
+)
+
+// watch is the protection of an inverter. It begins with the voltage it first
+// sees.
+type watch struct {
+	mean    float64 // V, as a first-order lag has it
+	tripped bool
+	fitFor  float64 // s
+}
+
+// step lets dt seconds pass at v volts.
+func (w *watch) step(dt, v float64) {
+	if w.mean == 0 {
+		w.mean = v
+	}
+	w.mean = approach(w.mean, v, dt, meanTau)
+	switch {
+	case v > highest || w.mean > highestMean && v > fit:
+		w.tripped, w.fitFor = true, 0
+	case w.tripped && v > fit:
+		w.fitFor = 0
+	case w.tripped:
+		if w.fitFor += dt; w.fitFor >= reconnect {
+			w.tripped, w.mean = false, v
+		}
+	}
+}

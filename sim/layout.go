@@ -30,7 +30,7 @@ type place struct {
 func newLayout(p inverter.Profile) (layout, error) {
 	l := layout{}
 	for _, r := range p.Registers {
-		if _, ok := measured(r.Point.Name, reading{}, 0); !ok {
+		if _, ok := measured(r.Point.Name, page{}); !ok {
 			return nil, fmt.Errorf("profile %s: the simulator has no point %q", p.Name, r.Point.Name)
 		}
 		if r.Point.Writable && r.Point.Name != limitPoint {
@@ -43,47 +43,72 @@ func newLayout(p inverter.Profile) (layout, error) {
 	return l, nil
 }
 
-// measured is the value of a point, in its unit, of an inverter that measures r
-// and is limited to limit percent.
-func measured(point string, r reading, limit float64) (float64, bool) {
+// page is what an inverter shows at one moment.
+type page struct {
+	reading
+	limit float64 // %
+}
+
+// measured is the value of a point, in its unit, on a page.
+func measured(point string, p page) (float64, bool) {
 	switch point {
 	case "vac1":
-		return r.vac, true
+		return p.vac, true
 	case "iac1":
-		return r.iac, true
+		return p.iac, true
 	case "fac1":
-		return r.fac, true
+		return p.fac, true
 	case "vpv1":
-		return r.vpv[0], true
+		return p.vpv[0], true
 	case "vpv2":
-		return r.vpv[1], true
+		return p.vpv[1], true
 	case "ipv1":
-		return r.ipv[0], true
+		return p.ipv[0], true
 	case "ipv2":
-		return r.ipv[1], true
+		return p.ipv[1], true
 	case "temp":
-		return r.temp, true
+		return p.temp, true
 	case "pac":
-		return r.pac, true
+		return p.pac, true
+	case "status":
+		return float64(p.status), true
+	case "alarm":
+		return float64(p.alarm), true
+	case energyToday:
+		return p.energy.Today / 1000, true
+	case energyTotal:
+		return p.energy.Total / 1000, true
 	case limitPoint:
-		return limit, true
+		return p.limit, true
 	}
 	return 0, false
 }
 
+// The points that count, in kWh.
+const energyToday, energyTotal = "energy_today", "energy_total"
+
+// raw is the whole number that stands for a value in a register. A counter
+// begins again at 0 after the most that fits.
+func raw(value float64, g inverter.Register) int64 {
+	n := int64(math.Round(value * math.Pow10(-g.Point.Exponent)))
+	if g.Point.Name == energyToday || g.Point.Name == energyTotal {
+		n &= 1<<min(16*g.Type.Words(), 63) - 1
+	}
+	return n
+}
+
 // read returns the words that r asks for.
-func (l layout) read(r modbus.Request, now reading, limit float64) ([]uint16, error) {
+func (l layout) read(r modbus.Request, now page) ([]uint16, error) {
 	words := make([]uint16, r.Count)
 	for i := range words {
 		at, ok := l[address{inverter.Table(r.Function), r.Address + uint16(i)}]
 		if !ok {
 			return nil, l.refusal(inverter.Table(r.Function))
 		}
-		point := at.register.Point
-		value, _ := measured(point.Name, now, limit)
-		encoded, err := at.register.Encode(int64(math.Round(value * math.Pow10(-point.Exponent))))
+		value, _ := measured(at.register.Point.Name, now)
+		encoded, err := at.register.Encode(raw(value, at.register))
 		if err != nil {
-			return nil, fmt.Errorf("encoding %s: %w", point.Name, err)
+			return nil, fmt.Errorf("encoding %s: %w", at.register.Point.Name, err)
 		}
 		words[i] = encoded[at.word]
 	}

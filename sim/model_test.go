@@ -158,7 +158,7 @@ func TestPlant(t *testing.T) {
 	want := reading{
 		vac: 232.869, iac: 14.343,
 		vpv: [2]float64{267.213, 178.100}, ipv: [2]float64{7.697, 7.619},
-		temp: 33.229, pac: 3340.112,
+		temp: 33.229, pac: 3340.112, status: Producing,
 	}
 	got := quiet(Conditions{Irradiance: 600, Air: 20, Wind: 2}).now
 	if diff := cmp.Diff(want, got, near(2e-3), cmp.AllowUnexported(reading{})); diff != "" {

@@ -10,6 +10,8 @@ import (
 const (
 	startVoltage = 90.0   // V of a string, from which it can start
 	rampPerS     = 5.0    // % of the rated power, up and down: limits and starts
+	derateFrom   = 65.0   // °C of the cabinet, from which it may give less
+	deratePerK   = 0.04   // share of the rated power
 	cabinetRise  = 900.0  // K above the air when everything were lost in it
 	cabinetTau   = 1200.0 // s
 	trackerSigma = 0.004  // share of the voltage by which a tracker is off the best one
@@ -27,6 +29,7 @@ type spec struct {
 	strings [2]pvString
 	offset  float64       // V, see line
 	line    float64       // Ω, see line
+	floor   float64       // %, below which it does not go for a limit
 	delay   time.Duration // by which clouds come later than to others
 }
 
@@ -48,6 +51,8 @@ type plant struct {
 	cell     [2]float64 // °C
 	trackers [2]wander
 	grid     line
+	watch    watch
+	energy   Energy
 	now      reading
 }
 
@@ -57,7 +62,31 @@ type reading struct {
 	vpv, ipv      [2]float64
 	temp          float64 // °C, of the cabinet
 	pac           float64 // W
+	status        Status
+	alarm         Alarm
+	energy        Energy
 }
+
+// Status is what an inverter does.
+type Status byte
+
+// The values of the point status.
+const (
+	Sleeping Status = iota
+	Waiting         // for the grid, which was outside of its limits
+	Producing
+	Limited // by order
+	Derated // as it is hot
+)
+
+// Alarm are the bits of the point alarm.
+type Alarm uint16
+
+// The alarms.
+const (
+	AlarmOverVoltage Alarm = 1 << iota // the grid's voltage is or was too high, and the inverter is off
+	AlarmHot                           // it gives less, as it is hot
+)
 
 // pdc is the power of the strings, in W.
 func (r reading) pdc() float64 { return r.vpv[0]*r.ipv[0] + r.vpv[1]*r.ipv[1] }
@@ -88,12 +117,21 @@ func (p *plant) step(dt float64, c sky) {
 		p.trackers[i].step(dt, p.random)
 	}
 	p.grid.step(dt, p.random)
-	if p.awake {
-		p.ceiling += min(max(p.limit-p.ceiling, -rampPerS*dt), rampPerS*dt)
+	p.watch.step(dt, p.now.vac)
+	switch {
+	case p.watch.tripped:
+		p.ceiling = 0
+	case p.awake:
+		p.ceiling += min(max(max(p.limit, p.floor)-p.ceiling, -rampPerS*dt), rampPerS*dt)
 	}
 	p.feed(c)
 	p.now.temp = approach(p.now.temp, p.cabinetTarget(c), dt, cabinetTau)
+	p.energy.Today += p.now.pac * dt / 3600
+	p.energy.Total += p.now.pac * dt / 3600
 }
+
+// midnight begins a new day.
+func (p *plant) midnight() { p.energy.Today = 0 }
 
 // feed decides how the plant works under the sky c: it sleeps, follows the
 // best power, or holds it down to the ceiling.
@@ -108,10 +146,12 @@ func (p *plant) feed(c sky) {
 		highest = max(highest, curves[i].open)
 	}
 	p.wakeOrSleep(offered, highest)
-	most := p.rated * p.ceiling / 100
+	cool := min(1, max(0, 1-deratePerK*(p.now.temp-derateFrom))) // share of the rated power
+	most := p.rated * min(p.ceiling/100, cool)
 	ac := acPower(offered, p.rated)
+	p.tell(ac > most, cool)
 	switch {
-	case !p.awake:
+	case !p.awake || p.watch.tripped:
 		ac = 0
 		for i := range v {
 			v[i] = curves[i].open
@@ -128,6 +168,31 @@ func (p *plant) feed(c sky) {
 	p.now.iac = ac / p.now.vac
 	for i, k := range curves {
 		p.now.vpv[i], p.now.ipv[i] = v[i], k.current(v[i])
+	}
+}
+
+// tell sets status and alarm. The power is held down if there is more than the
+// inverter may give; cool is the share that its temperature lets it give.
+func (p *plant) tell(heldDown bool, cool float64) {
+	p.now.alarm = 0
+	if p.watch.tripped {
+		p.now.alarm |= AlarmOverVoltage
+	}
+	hot := p.awake && heldDown && cool < p.ceiling/100
+	if hot {
+		p.now.alarm |= AlarmHot
+	}
+	switch {
+	case !p.awake:
+		p.now.status = Sleeping
+	case p.watch.tripped:
+		p.now.status = Waiting
+	case hot:
+		p.now.status = Derated
+	case heldDown && p.ceiling < 100:
+		p.now.status = Limited
+	default:
+		p.now.status = Producing
 	}
 }
 

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"sync"
 	"time"
 
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
+	"ecowatt/sim/fault"
 )
 
 // Limits of the options.
@@ -30,14 +30,22 @@ const (
 // Options say what is simulated. The zero value is one inverter with the
 // profile's unit, under a clear sky in March at 40° north, at midnight.
 type Options struct {
-	Profile   inverter.Profile // required; its points must be some that an inverter here has
-	Inverters int              // with the units Profile.Unit and following; 0 is 1
-	Weather   Weather          // nil: a clear sky
-	Start     time.Duration    // the time of day at which it starts, by the weather's clock
-	Speed     float64          // simulated seconds per second, up to MaxSpeed; 0 is 1
-	Seed      uint64           // of all that is random
-	Trace     io.Writer        // nil: none. A line of JSON for each answered read, see Simulator
-	Logger    *slog.Logger     // nil: none
+	Profile     inverter.Profile     // required; its points must be some that an inverter here has
+	Inverters   int                  // with the units Profile.Unit and following; 0 is 1
+	Weather     Weather              // nil: a clear sky
+	Start       time.Duration        // the time of day at which it starts, by the weather's clock
+	Speed       float64              // simulated seconds per second, up to MaxSpeed; 0 is 1
+	Seed        uint64               // of all that is random
+	GridVoltage float64              // V, of the grid without what is fed in; 0 is 230
+	GridOhms    float64              // Ω, of the line to it, which the current makes the voltage rise by; 0 is what each plant has
+	LimitFloor  float64              // %, below which an inverter does not go for a limit
+	Faults      []fault.Rule         // how it misbehaves
+	Connections int                  // most over TCP at a time; 0 is modbus.DefaultConnections
+	HTTPKey     string               // the Authorization of the HTTP interface
+	Energy      []Energy             // what the counters of the inverters stand at, as far as there are some
+	Save        func([]Energy) error // told where they stand, every minute and at the end; nil: nobody
+	Trace       io.Writer            // nil: none. A line of JSON for each answered read, see Simulator
+	Logger      *slog.Logger         // nil: none
 }
 
 // Simulator is a number of inverters behind one Modbus address.
@@ -51,22 +59,29 @@ type Options struct {
 //   - exception 03: a value out of the point's range. The standard means this
 //     code for the form of a request, but inverters use it so, and it is the only
 //     one that says "value"
-//   - exception 0B: a unit that is not there, as gateways do
+//   - exception 0B: a unit that is not there, as gateways do; on a line of RTU
+//     frames, which has no gateway, there is no answer
 //
 // Before a read is answered, it is traced:
 //
 //	{"t":1767225600123,"unit":17,"address":0,"words":[2304,217]}
 //
 // with t in ms since 1970, in one call of Write; a read that cannot be traced
-// is answered with exception 04. The words of one read are of one moment.
+// is answered with exception 04. The words of one read are of one moment. A fault
+// marks its request with a further member "fault", the name of its kind, be it a
+// read or a write; words are then those of the frame before it was spoilt, and are
+// missing where there are none. Functions other than 03 are named by "function".
 type Simulator struct {
 	options Options
 	layout  layout
 	step    float64 // s
 
-	mu   sync.Mutex // guards what is below, and the order of the trace
-	site *site
-	due  float64 // s that have passed and are not stepped yet
+	mu     sync.Mutex // guards what is below, and the order of the trace
+	site   *site
+	due    float64 // s that have passed and are not stepped yet
+	passed float64 // s that have been stepped
+	faces  []face  // of the inverters
+	faults *fault.Plan
 }
 
 // MaxInverters is the number of units from that of p on.
@@ -81,43 +96,73 @@ func New(o Options) (*Simulator, error) {
 		o.Speed = 1
 	}
 	if o.Weather == nil {
-		o.Weather = ClearSky{Latitude: 40, Day: 74}
+		o.Weather = DefaultSky()
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	most := MaxInverters(o.Profile)
-	switch {
-	case !(o.Speed > 0 && o.Speed <= MaxSpeed):
-		return nil, fmt.Errorf("a speed of %g is not above 0 and at most %d", o.Speed, MaxSpeed)
-	case o.Inverters < 1 || o.Inverters > most:
-		return nil, fmt.Errorf("%d inverters are not within 1 and %d", o.Inverters, most)
-	case o.Start < 0:
-		return nil, fmt.Errorf("a start at %v is before midnight", o.Start)
+	if o.GridVoltage == 0 {
+		o.GridVoltage = nominalVoltage
+	}
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	places, err := newLayout(o.Profile)
 	if err != nil {
 		return nil, err
 	}
-	return &Simulator{
+	s := &Simulator{
 		options: o,
 		layout:  places,
 		step:    min(tick.Seconds()*o.Speed, maxStep),
 		site:    newSite(o.Weather, o.Start, o.Inverters, o.Seed),
-	}, nil
+		faces:   make([]face, o.Inverters),
+		faults:  fault.NewPlan(o.Faults, o.Seed),
+	}
+	s.site.change(o.adjust)
+	for i, p := range s.site.plants {
+		s.faces[i].limit = p.limit
+		if i < len(o.Energy) {
+			p.energy = o.Energy[i]
+		}
+	}
+	return s, nil
 }
 
-// Run lets time pass and answers requests on l, which it closes, until ctx
-// ends; that is no error.
-func (s *Simulator) Run(ctx context.Context, l net.Listener) error {
-	var clock sync.WaitGroup
-	defer clock.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	clock.Go(func() { s.live(ctx) })
-	s.options.Logger.Info("listening", "address", l.Addr().String(), "profile", s.options.Profile.Name,
-		"units", s.units(), "speed", s.options.Speed)
-	return modbus.NewServer(s.Handle, modbus.ServerOptions{Logger: s.options.Logger}).Serve(ctx, l)
+// check says what is wrong with o.
+func (o Options) check() error {
+	most := MaxInverters(o.Profile)
+	switch {
+	case !(o.Speed > 0 && o.Speed <= MaxSpeed):
+		return fmt.Errorf("a speed of %g is not above 0 and at most %d", o.Speed, MaxSpeed)
+	case o.Inverters < 1 || o.Inverters > most:
+		return fmt.Errorf("%d inverters are not within 1 and %d", o.Inverters, most)
+	case o.Start < 0:
+		return fmt.Errorf("a start at %v is before midnight", o.Start)
+	case !(o.GridVoltage >= MinGrid && o.GridVoltage <= MaxGrid):
+		return fmt.Errorf("a grid of %g V is not within %d and %d V", o.GridVoltage, MinGrid, MaxGrid)
+	case !(o.GridOhms >= 0 && o.GridOhms <= MaxOhms):
+		return fmt.Errorf("a line of %g Ω is not within 0 and %d Ω", o.GridOhms, MaxOhms)
+	case !(o.LimitFloor >= 0 && o.LimitFloor <= 100):
+		return fmt.Errorf("a floor of %g %% is not within 0 and 100 %%", o.LimitFloor)
+	case o.Connections < 0:
+		return fmt.Errorf("%d connections are fewer than none", o.Connections)
+	}
+	for i, r := range o.Faults {
+		if err := r.Check(); err != nil {
+			return fmt.Errorf("fault %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// adjust makes a plant as the options say.
+func (o Options) adjust(s *spec) {
+	s.offset += o.GridVoltage - nominalVoltage
+	s.floor = o.LimitFloor
+	if o.GridOhms > 0 {
+		s.line = o.GridOhms
+	}
 }
 
 // units names the units there are, for people.
@@ -155,7 +200,9 @@ func (s *Simulator) advance(d time.Duration) {
 	step := max(s.step, s.due/maxLate)
 	for ; s.due >= step; s.due -= step {
 		s.site.step(step)
+		s.passed += step
 	}
+	s.undo(time.Now())
 }
 
 // Handle answers a request. It is a modbus.Handler.
@@ -166,44 +213,48 @@ func (s *Simulator) Handle(_ context.Context, r modbus.Request) ([]uint16, error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.misbehave(i, r)
+}
+
+// carryOut does what inverter i is asked, as far as a fault lets it.
+func (s *Simulator) carryOut(i int, r modbus.Request, f fault.Rule) ([]uint16, error) {
 	switch r.Function {
 	case modbus.ReadHolding, modbus.ReadInput:
-		return s.read(i, r)
+		return s.layout.read(r, s.page(i, f.Kind == fault.Frozen))
 	case modbus.WriteSingle, modbus.WriteMultiple:
-		return nil, s.write(i, r)
+		return nil, s.write(i, r, f)
 	}
 	return nil, modbus.ErrIllegalFunction
 }
 
 // traced is a line of the trace.
 type traced struct {
-	T       int64    `json:"t"`
-	Unit    byte     `json:"unit"`
-	Address uint16   `json:"address"`
-	Words   []uint16 `json:"words"`
+	T        int64    `json:"t"`
+	Unit     byte     `json:"unit"`
+	Function byte     `json:"function,omitempty"` // unless it is 03
+	Address  uint16   `json:"address"`
+	Words    []uint16 `json:"words,omitempty"`
+	Fault    string   `json:"fault,omitempty"`
 }
 
-func (s *Simulator) read(i int, r modbus.Request) ([]uint16, error) {
-	words, err := s.layout.read(r, s.site.read(i), s.site.plants[i].limit)
-	if err != nil || s.options.Trace == nil {
-		return words, err
+// trace tells of a request that was answered with words, or had a fault.
+func (s *Simulator) trace(r modbus.Request, words []uint16, f fault.Kind) error {
+	if s.options.Trace == nil || words == nil && f == fault.None {
+		return nil
 	}
-	line, err := json.Marshal(traced{T: time.Now().UnixMilli(), Unit: r.Unit, Address: r.Address, Words: words})
+	t := traced{T: time.Now().UnixMilli(), Unit: r.Unit, Address: r.Address, Words: words}
+	if r.Function != modbus.ReadHolding {
+		t.Function = byte(r.Function)
+	}
+	if f != fault.None {
+		t.Fault = f.String()
+	}
+	line, err := json.Marshal(t)
 	if err != nil {
-		return nil, fmt.Errorf("tracing a read: %w", err)
+		return fmt.Errorf("tracing a request: %w", err)
 	}
 	if _, err := s.options.Trace.Write(append(line, '\n')); err != nil {
-		return nil, fmt.Errorf("tracing a read: %w", err)
+		return fmt.Errorf("tracing a request: %w", err)
 	}
-	return words, nil
-}
-
-func (s *Simulator) write(i int, r modbus.Request) error {
-	percent, err := s.layout.write(r)
-	if err != nil {
-		return err
-	}
-	s.site.plants[i].limit = percent
-	s.options.Logger.Info("limit written", "unit", r.Unit, "percent", percent)
 	return nil
 }

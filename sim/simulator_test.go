@@ -381,7 +381,7 @@ func serve(tb testing.TB, s *Simulator) net.Addr {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
-	go func() { ended <- s.Run(ctx, l) }()
+	go func() { ended <- s.Run(ctx, Ends{TCP: l}) }()
 	tb.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

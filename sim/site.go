@@ -35,11 +35,24 @@ func newSite(w Weather, start time.Duration, plants int, seed uint64) *site {
 	return s
 }
 
+// change lets f change what the plants are built of, before the first step.
+func (s *site) change(f func(*spec)) {
+	for _, p := range s.plants {
+		f(&p.spec)
+		p.grid.offset, p.grid.impedance = p.offset, p.line
+		p.feed(s.sky(p.spec))
+	}
+}
+
 // step lets dt seconds pass.
 func (s *site) step(dt float64) {
+	before := s.now
 	s.now = (s.now + time.Duration(dt*float64(time.Second))) % s.weather.Period()
 	s.frequency.step(dt, s.random)
 	for _, p := range s.plants {
+		if s.now/day != before/day || s.now < before {
+			p.midnight()
+		}
 		p.step(dt, s.sky(p.spec))
 	}
 }
@@ -56,6 +69,7 @@ func (s *site) sky(p spec) (c sky) {
 func (s *site) read(i int) reading {
 	r := s.plants[i].now
 	r.fac = nominalFrequency + s.frequency.x
+	r.energy = s.plants[i].energy
 	return r
 }
 

@@ -32,6 +32,9 @@ type ClearSky struct {
 	Day      int     // of the year, 1 … 365
 }
 
+// DefaultSky is the one in the middle of March at 40° north.
+func DefaultSky() ClearSky { return ClearSky{Latitude: 40, Day: 74} }
+
 // What a clear sky is computed with.
 const (
 	solarConstant = 1361.0 // W/m², of the sun outside the atmosphere (Kopp and Lean 2011)

@@ -35,7 +35,8 @@ const rules = `
 	inverter/modbus: std go.bug.st/serial
 	inverter/modbus/modbustest: std inverter/modbus
 	inverter/profile: std . inverter go.yaml.in/yaml/v3
-	sim: std . inverter inverter/...
+	sim: std . inverter inverter/... sim/fault
+	sim/fault: pure
 	firmware: pure . key github.com/fxamacker/cbor/v2 github.com/veraison/go-cose golang.org/x/crypto/...
 	firmware/delta: pure github.com/klauspost/compress/...
 	boot: pure . key firmware internal/disk
@@ -70,7 +71,7 @@ const rules = `
 	internal/model: pure
 	cmd/ecowatt-boot: std . key boot boot/launch internal/disk
 	cmd/ecowatt-agent: std . agent agent/... inverter/...
-	cmd/ecowatt: std . key agent cloud cloud/... sim firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd
+	cmd/ecowatt: std . key agent cloud cloud/... sim sim/fault firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd
 `
 
 func TestImports(t *testing.T) {

@@ -1,0 +1,134 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"ecowatt/inverter/modbus"
+)
+
+// Ends are where requests come from; those that are nil are not served. One
+// plant answers them all.
+type Ends struct {
+	TCP  net.Listener       // Modbus TCP
+	RTU  net.Listener       // RTU frames over TCP
+	Line io.ReadWriteCloser // RTU frames on a serial line
+	HTTP net.Listener       // RTU frames in HTTP requests, see Simulator.HTTP
+}
+
+// saveEvery is how often the counters of energy are saved.
+const saveEvery = time.Minute
+
+// Run lets time pass and answers the requests that come at ends, which it
+// closes, until ctx ends; that is no error.
+func (s *Simulator) Run(ctx context.Context, ends Ends) error {
+	var running sync.WaitGroup
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	begin := func(name string, f func() error) {
+		running.Go(func() {
+			if err := f(); err != nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	running.Go(func() { s.live(ctx) })
+	begin("saving the counters of energy", func() error { return s.keep(ctx) })
+	server := modbus.NewServer(s.Handle, modbus.ServerOptions{Connections: s.options.Connections, Has: s.has, Logger: s.options.Logger})
+	if ends.TCP != nil {
+		s.listening("modbus-tcp", ends.TCP)
+		begin("serving Modbus TCP", func() error { return server.Serve(ctx, ends.TCP) })
+	}
+	if ends.RTU != nil {
+		s.listening("rtu-tcp", ends.RTU)
+		begin("serving RTU over TCP", func() error { return server.ServeRTU(ctx, ends.RTU) })
+	}
+	if ends.Line != nil {
+		begin("serving the serial line", func() error { return s.serveLine(ctx, server, ends.Line) })
+	}
+	if ends.HTTP != nil {
+		s.listening("http", ends.HTTP)
+		begin("serving HTTP", func() error { return s.serveHTTP(ctx, ends.HTTP, server) })
+	}
+	<-ctx.Done()
+	running.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+func (s *Simulator) listening(transport string, l net.Listener) {
+	s.options.Logger.Info("listening", "address", l.Addr().String(), "transport", transport, "profile", s.options.Profile.Name,
+		"units", s.units(), "speed", s.options.Speed)
+}
+
+// serveLine answers on a line until ctx ends; that the line ends before is an
+// error.
+func (s *Simulator) serveLine(ctx context.Context, server *modbus.Server, line io.ReadWriteCloser) error {
+	err := server.ServeLine(ctx, line)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// serveHTTP answers HTTP requests until ctx ends.
+func (s *Simulator) serveHTTP(ctx context.Context, l net.Listener, server *modbus.Server) error {
+	h := &http.Server{
+		Handler:           s.http(server),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() { h.Close() })
+	defer stop()
+	if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// has reports whether unit is one of the inverters.
+func (s *Simulator) has(unit byte) bool {
+	i := int(unit) - int(s.options.Profile.Unit)
+	return i >= 0 && i < s.options.Inverters
+}
+
+// keep saves the counters of energy until ctx ends, and then once more.
+func (s *Simulator) keep(ctx context.Context) error {
+	if s.options.Save == nil {
+		return nil
+	}
+	ticker := time.NewTicker(saveEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.options.Save(s.Energy())
+		case <-ticker.C:
+			if err := s.options.Save(s.Energy()); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Energy returns what the counters of the inverters stand at.
+func (s *Simulator) Energy() []Energy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Energy
+	for _, p := range s.site.plants {
+		all = append(all, p.energy)
+	}
+	return all
+}
