@@ -218,7 +218,7 @@ func (r Register) Check() error {
 
 // maxOffset is far from where an offset could carry a raw value out of 64 bits
 // unseen.
-const maxOffset = 1 << 31
+const maxOffset int64 = 1 << 31
 
 // limits is the range of raw values that the register can hold.
 func (r Register) limits() Range {
