@@ -142,19 +142,23 @@ func ParseHeader(msg []byte) (Header, error) {
 // Parse reads the header of msg, which must be a whole message of type want and
 // of a length that such a message can have. The error wraps ErrForeign,
 // ErrMalformed or ErrTooLarge.
-func Parse(msg []byte, want Type) (Header, error) {
-	h, err := ParseHeader(msg)
+func Parse(msg []byte, want Type) (Header, error) { return ParseStart(msg, want, len(msg)) }
+
+// ParseStart is Parse for a message of which only the start has come, and which
+// will have length bytes.
+func ParseStart(start []byte, want Type, length int) (Header, error) {
+	h, err := ParseHeader(start)
 	if err != nil {
 		return Header{}, err
 	}
 	if h.Type != want {
 		return Header{}, fmt.Errorf("%w: %v where %v is expected", ErrMalformed, h.Type, want)
 	}
-	if want == REQ && len(msg) > MaxRequest {
+	if want == REQ && length > MaxRequest {
 		return Header{}, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, MaxRequest)
 	}
-	if !fits(want, len(msg)) {
-		return Header{}, fmt.Errorf("%w: %d bytes are no length of %v", ErrMalformed, len(msg), want)
+	if !fits(want, length) {
+		return Header{}, fmt.Errorf("%w: %d bytes are no length of %v", ErrMalformed, length, want)
 	}
 	return h, nil
 }

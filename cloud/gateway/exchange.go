@@ -13,17 +13,25 @@ import (
 )
 
 // exchange answers a REQ (protocol, section 7, rule 3). The checks come in the
-// order of section 3; up to the seal every failure looks the same.
-func (g *Gateway) exchange(ctx context.Context, msg []byte) ([]byte, *refusal) {
-	header, err := wire.Parse(msg, wire.REQ)
-	if err != nil {
-		return nil, malformed(err)
+// order of section 3; up to the seal every failure looks the same. Of a message
+// that names no session nothing is read but its header.
+func (g *Gateway) exchange(ctx context.Context, in *incoming) ([]byte, *refusal) {
+	header, refused := in.header(wire.REQ)
+	if refused != nil {
+		return nil, refused
 	}
 	s, keys, refused := g.session(ctx, header.Session())
 	if refused != nil {
 		return nil, refused
 	}
 	defer keys.Destroy()
+	msg, refused := in.whole(wire.MaxRequest)
+	if refused != nil {
+		return nil, refused
+	}
+	if _, err := wire.Parse(msg, wire.REQ); err != nil {
+		return nil, malformed(err)
+	}
 	body, mac, opening := record.OpenRequest(keys, msg)
 	claim := session.Claim{Session: s, Seq: header.Sequence(), At: g.now()}
 	if opening != nil && !errors.Is(opening, wire.ErrSchema) {

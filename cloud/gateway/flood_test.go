@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -224,19 +225,70 @@ func TestMemoryForStrangers(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		return (after.TotalAlloc - before.TotalAlloc) / rounds
 	}
-	small := cost(wire.PathSession, forgedHS1(d), false)
+	short := append(wire.Record(wire.REQ, [16]byte{9}, 1).Append(nil), make([]byte, wire.RequestOverhead+wire.PadUnit-wire.HeaderSize)...)
+	small := max(cost(wire.PathSession, forgedHS1(d), false), cost(wire.PathExchange, short, false))
 	for name, msg := range map[string][]byte{
 		"a long HS1":    append(forgedHS1(d), make([]byte, 256<<10-wire.HS1Size)...),
 		"a longer HS1":  append(forgedHS1(d), make([]byte, 1<<20)...),
-		"a long REQ":    append(wire.Record(wire.REQ, [16]byte{9}, 1).Append(nil), make([]byte, 256<<10-wire.HeaderSize-16)...),
+		"a long REQ":    append(wire.Record(wire.REQ, [16]byte{9}, 1).Append(nil), make([]byte, wire.RequestOverhead+4000*wire.PadUnit-wire.HeaderSize)...),
 		"nothing of us": bytes.Repeat([]byte("<html>"), 40<<10),
 	} {
 		for _, chunked := range []bool{false, true} {
-			if big := cost(wire.PathSession, msg, chunked); big > small+2048 {
-				t.Errorf("%s to the path of handshakes, chunked %v: %d bytes are allocated, %d for a short one", name, chunked, big, small)
+			for _, path := range []string{wire.PathSession, wire.PathExchange} {
+				if big := cost(path, msg, chunked); big > small+16<<10 {
+					t.Errorf("%s to %s, chunked %v: %d bytes are allocated, %d for a short one", name, path, chunked, big, small)
+				}
 			}
 		}
 	}
+}
+
+// TestLongMessagesTogether: whoever knows the name of a session can make the
+// gateway wait for long messages; what they take together is bounded, and short
+// ones pass meanwhile.
+//
+// Attacks: W8
+func TestLongMessagesTogether(t *testing.T) {
+	c := newCloud(t)
+	d := c.connected("roof-1")
+	start := d.seal(wire.Request{}).bytes[:wire.HeaderSize]
+	const length = wire.RequestOverhead + 4000*wire.PadUnit
+	const most = 64 << 20 / length
+	slow := &slowBody{entered: make(chan struct{}), open: make(chan struct{})}
+	long := func() reply {
+		r := httptest.NewRequest(http.MethodPost, wire.PathExchange, io.MultiReader(bytes.NewReader(start), slow))
+		r.ContentLength = length
+		r.Header.Set("Content-Type", wire.ContentType)
+		return c.do(r)
+	}
+	replies := make(chan reply, most)
+	for range most {
+		go func() { replies <- long() }()
+		<-slow.entered
+	}
+	if e := c.err(long(), "one long message more", wire.CodeBusy); e.RetryAfter != 5*time.Second {
+		t.Errorf("retry after %v", e.RetryAfter)
+	}
+	d.exchange(wire.Request{})
+	close(slow.open)
+	for range most {
+		c.err(<-replies, "a message that is cut off", wire.CodeMalformed)
+	}
+	if r := long(); r.status != http.StatusBadRequest {
+		t.Errorf("afterwards: %v", r)
+	}
+}
+
+// slowBody says that it is read, and ends when it is open.
+type slowBody struct{ entered, open chan struct{} }
+
+func (b *slowBody) Read([]byte) (int, error) {
+	select {
+	case <-b.open:
+	case b.entered <- struct{}{}:
+		<-b.open
+	}
+	return 0, io.EOF
 }
 
 // gatedReader is a random source that hands out no key while it is shut.

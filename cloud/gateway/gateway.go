@@ -9,7 +9,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -130,6 +129,7 @@ type Gateway struct {
 	limiter  *limiter
 	proxies  []netip.Prefix
 	curve    *turns
+	long     atomic.Int64 // bytes that long messages may take now
 	counters counters
 	tally    *tally
 	alarms   *alarms
@@ -162,6 +162,7 @@ func New(o Options) (*Gateway, error) {
 		counters: newCounters(), tally: newTally(), alarms: newAlarms(o.Logger),
 	}
 	g.nobody.Store(&nobody)
+	g.long.Store(longMost)
 	return g, nil
 }
 
@@ -228,14 +229,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) serve(r *http.Request) ([]byte, *refusal) {
-	answer, longest := g.handshake, wire.HS1Size
+	answer := g.handshake
 	switch r.URL.Path {
 	case wire.PathSession:
 		if wait := g.limiter.take(clientOf(r, g.proxies), g.now()); wait > 0 {
 			return nil, busy(wait)
 		}
 	case wire.PathExchange:
-		answer, longest = g.exchange, wire.MaxRequest
+		answer = g.exchange
 	default:
 		return nil, &refusal{code: wire.CodeMalformed, status: http.StatusNotFound, reason: wire.ExchangeFormat}
 	}
@@ -245,26 +246,7 @@ func (g *Gateway) serve(r *http.Request) ([]byte, *refusal) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		return nil, malformed(wire.ErrMalformed)
 	}
-	msg, err := read(r, longest)
-	if err != nil {
-		return nil, malformed(err)
-	}
-	return answer(r.Context(), msg)
-}
-
-// readAhead bounds what is allocated on the word of a stranger.
-const readAhead = 16 << 10
-
-// read returns the body, of which it reads one byte more than the longest
-// message has, so that wire.Parse sees that it is too long.
-func read(r *http.Request, longest int) ([]byte, error) {
-	if r.ContentLength > wire.MaxRequest {
-		return nil, wire.ErrTooLarge
-	}
-	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 0), readAhead, int64(longest)+1)) + bytes.MinRead)
-	if _, err := body.ReadFrom(io.LimitReader(r.Body, int64(longest)+1)); err != nil {
-		return nil, fmt.Errorf("reading a message: %w", err)
-	}
-	return body.Bytes(), nil
+	in := g.incoming(r)
+	defer in.release()
+	return answer(r.Context(), in)
 }

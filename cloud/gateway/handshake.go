@@ -36,7 +36,11 @@ func newNobody(keys Keys, random io.Reader) (session.Credential, error) {
 // the key of a device that may shake hands costs one look-up, one key to unwrap
 // and one tag to check, whatever is wrong; before work on the curve, repetitions
 // and devices that ask too often are out.
-func (g *Gateway) handshake(ctx context.Context, hs1 []byte) ([]byte, *refusal) {
+func (g *Gateway) handshake(ctx context.Context, in *incoming) ([]byte, *refusal) {
+	hs1, refused := in.whole(wire.HS1Size)
+	if refused != nil {
+		return nil, refused
+	}
 	now := g.now()
 	header, err := wire.Parse(hs1, wire.HS1)
 	if err != nil {
