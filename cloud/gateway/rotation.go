@@ -20,13 +20,15 @@ const offerSize = 1 + 1 + (1 + 5) + (1 + 17) + (1 + 34) + (1 + 1)
 func (u *unit) reported(e *wire.Epochs) {
 	if e != nil && u.claim.Session.Pending {
 		u.back, u.renew = u.claim.Session.Fallback(e.Active, e.Staged)
+		next := u.claim.Session.Next
+		u.claim.Early = u.back && next != nil && next.Epoch > max(e.Active, u.claim.Session.Epoch)
 		u.epochs = *e
 	}
 }
 
 // reserve takes the room of a key that is to be offered out of that of the answer.
 func (u *unit) reserve(room int) int {
-	due := u.renew != 0 || u.claim.Session.Offers(u.claim.At)
+	due := u.renew != 0 || u.claim.Early || u.claim.Session.Offers(u.claim.At)
 	if !due || room < offerSize {
 		return room
 	}

@@ -81,6 +81,9 @@ type Claim struct {
 
 	// Offer says that the answer will have room for a pending key.
 	Offer bool
+	// Early says that Session.Next is to be offered although its time has not come:
+	// the device went back to an earlier key, and that is the next one it takes.
+	Early bool
 	// Renewal is to be the pending key of the device in the place of Session.Next,
 	// when this confirms the session. Nil for none; see Session.Fallback.
 	Renewal *PendingKey

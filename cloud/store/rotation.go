@@ -142,13 +142,13 @@ func (tx *Tx) offer(c session.Claim, renewed bool) (offers, isNew bool, err erro
 	switch {
 	case renewed:
 		k = c.Renewal
-	case c.Renewal != nil || !c.Session.Offers(c.At):
+	case c.Renewal != nil || !c.Early && !c.Session.Offers(c.At):
 		return false, false, nil
-	case k.Offered:
+	case k.Offered && !c.Early:
 		return true, false, nil
 	}
-	n, err := tx.w.exec(`UPDATE device_key SET offered_at = $1 WHERE psk_id = $2 AND state = 'pending' AND offered_at IS NULL`,
-		millis(c.At), k.ID[:])
+	n, err := tx.w.exec(`UPDATE device_key SET offered_at = $1, offer_from = CASE WHEN offer_from > $1 THEN $1 ELSE offer_from END
+		WHERE psk_id = $2 AND state = 'pending' AND (offered_at IS NULL OR offer_from > $1)`, millis(c.At), k.ID[:])
 	if err != nil {
 		return false, false, fmt.Errorf("noting the offer of a key: %w", err)
 	}
