@@ -71,7 +71,7 @@ func (s *Simulator) misbehave(i int, r modbus.Request) ([]uint16, error) {
 		return nil, errors.Join(modbus.ErrSilence, s.trace(r, nil, fault.Deaf))
 	}
 	f, seed := s.faults.Decide(time.Duration(s.passed*float64(time.Second)), fault.Request{
-		Unit: r.Unit, Function: byte(r.Function), Write: r.Values != nil, Sleeps: !s.site.plants[i].awake,
+		Unit: r.Unit, Function: byte(r.Function), Address: r.Address, Quantity: r.Quantity(), Write: r.Values != nil, Sleeps: !s.site.plants[i].awake,
 	})
 	var words []uint16
 	err := error(modbus.ExceptionError(f.Code))

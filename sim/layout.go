@@ -3,7 +3,9 @@ package sim
 import (
 	"fmt"
 	"math"
+	"slices"
 
+	"ecowatt"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
 )
@@ -25,11 +27,30 @@ type place struct {
 	word     int
 }
 
+// ownProfile is the one beyond whose registers this simulator has more of its
+// own.
+const ownProfile = "ecowatt-sim"
+
+// beyond are registers that the original simulator does not have. They stand
+// so far behind its own that nobody reads them by the way.
+func beyond() []inverter.Register {
+	return []inverter.Register{
+		{Point: ecowatt.Point{Name: "status"}, Table: inverter.Holding, Address: 100},
+		{Point: ecowatt.Point{Name: "alarm"}, Table: inverter.Holding, Address: 101},
+		{Point: ecowatt.Point{Name: energyToday, Unit: "kWh", Exponent: -2}, Table: inverter.Holding, Address: 102, Type: inverter.U32},
+		{Point: ecowatt.Point{Name: energyTotal, Unit: "kWh", Exponent: -2}, Table: inverter.Holding, Address: 104, Type: inverter.U32},
+	}
+}
+
 // newLayout lays out the registers of a profile. It refuses points that no
 // inverter here has.
 func newLayout(p inverter.Profile) (layout, error) {
 	l := layout{}
-	for _, r := range p.Registers {
+	registers := p.Registers
+	if p.Name == ownProfile {
+		registers = slices.Concat(registers, beyond())
+	}
+	for _, r := range registers {
 		if _, ok := measured(r.Point.Name, page{}); !ok {
 			return nil, fmt.Errorf("profile %s: the simulator has no point %q", p.Name, r.Point.Name)
 		}

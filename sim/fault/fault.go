@@ -69,6 +69,7 @@ type Rule struct {
 	Count       int           // at most so often; 0: any number of times
 	Units       []byte        // that misbehave; all when empty
 	Functions   []byte        // at which they do; all when empty
+	Addresses   []uint16      // of registers, one of which a request is about; all when empty
 	Code        byte          // of an Exception
 	For         time.Duration // real time, of Late, Revert and Deaf
 }
@@ -76,8 +77,15 @@ type Rule struct {
 // Request is what a plan knows of a request.
 type Request struct {
 	Unit, Function byte
+	Address        uint16 // of the first register
+	Quantity       int
 	Write          bool // the function writes
 	Sleeps         bool // the inverter sleeps
+}
+
+// touches reports whether q is about the register at address, among others.
+func (q Request) touches(address uint16) bool {
+	return address >= q.Address && int(address) < int(q.Address)+q.Quantity
 }
 
 // about reports whether r may come at now at the request q.
@@ -85,6 +93,7 @@ func (r Rule) about(now time.Duration, q Request) bool {
 	return now >= r.From && (r.To == 0 || now < r.To) &&
 		(len(r.Units) == 0 || slices.Contains(r.Units, q.Unit)) &&
 		(len(r.Functions) == 0 || slices.Contains(r.Functions, q.Function)) &&
+		(len(r.Addresses) == 0 || slices.ContainsFunc(r.Addresses, q.touches)) &&
 		(q.Write || !r.Kind.written()) && (!q.Write || r.Kind != Frozen) &&
 		(q.Sleeps || r.Kind != Asleep)
 }

@@ -13,8 +13,8 @@ func TestParseRule(t *testing.T) {
 	for text, want := range map[string]Rule{
 		`{"fault": "drop"}`:                  {Kind: Drop, Probability: 1},
 		`{"fault": "late", "for": "1500ms"}`: {Kind: Late, Probability: 1, For: 1500 * time.Millisecond},
-		`{"fault": "exception", "code": 6, "from": "10m", "to": "1h30m", "probability": 0.1, "count": 5, "units": [17], "functions": [3, 16]}`: {
-			Kind: Exception, Code: 6, From: 10 * time.Minute, To: 90 * time.Minute, Probability: 0.1, Count: 5, Units: []byte{17}, Functions: []byte{3, 16},
+		`{"fault": "exception", "code": 6, "from": "10m", "to": "1h30m", "probability": 0.1, "count": 5, "units": [17], "functions": [3, 16], "addresses": [8]}`: {
+			Kind: Exception, Code: 6, From: 10 * time.Minute, To: 90 * time.Minute, Probability: 0.1, Count: 5, Units: []byte{17}, Functions: []byte{3, 16}, Addresses: []uint16{8},
 		},
 	} {
 		got, err := ParseRule([]byte(text))
@@ -95,6 +95,9 @@ func TestDecide(t *testing.T) {
 		{"another unit", Rule{Kind: Drop, Units: []byte{17}}, 0, other, false},
 		{"its function", Rule{Kind: Drop, Functions: []byte{6, 3}}, 0, read, true},
 		{"another function", Rule{Kind: Drop, Functions: []byte{6, 3}}, 0, other, false},
+		{"its register", Rule{Kind: Drop, Addresses: []uint16{9, 4}}, 0, Request{Address: 2, Quantity: 3}, true},
+		{"before its register", Rule{Kind: Drop, Addresses: []uint16{5}}, 0, Request{Address: 2, Quantity: 3}, false},
+		{"behind its register", Rule{Kind: Drop, Addresses: []uint16{1}}, 0, Request{Address: 2, Quantity: 3}, false},
 		{"a write that has no effect", Rule{Kind: NoEffect}, 0, write, true},
 		{"no write to have no effect", Rule{Kind: NoEffect}, 0, read, false},
 		{"nothing to freeze", Rule{Kind: Frozen}, 0, write, false},

@@ -51,6 +51,7 @@ type writtenRule struct {
 	Count       int      `json:"count"`
 	Units       []uint8n `json:"units"`
 	Functions   []uint8n `json:"functions"`
+	Addresses   []uint16 `json:"addresses"`
 	Code        uint8n   `json:"code"`
 	For         string   `json:"for"`
 }
@@ -61,7 +62,7 @@ type uint8n uint8
 // ParseRule reads a rule, an object of JSON:
 //
 //	{"fault": "exception", "code": 6, "from": "10m", "to": "1h30m", "probability": 0.1,
-//	 "count": 5, "units": [17], "functions": [3, 16]}
+//	 "count": 5, "units": [17], "functions": [3, 16], "addresses": [8]}
 //	{"fault": "late", "for": "1500ms"}
 //
 // All but fault may be left out, code and for only where the kind has none;
@@ -79,7 +80,7 @@ func ParseRule(text []byte) (Rule, error) {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return Rule{}, errors.New("something follows the rule")
 	}
-	r := Rule{Probability: 1, Count: w.Count, Code: byte(w.Code), Units: numbers(w.Units), Functions: numbers(w.Functions)}
+	r := Rule{Probability: 1, Count: w.Count, Code: byte(w.Code), Units: numbers(w.Units), Functions: numbers(w.Functions), Addresses: w.Addresses}
 	if w.Probability != nil {
 		r.Probability = *w.Probability
 	}
