@@ -182,6 +182,13 @@ func (c *cloud) cancel() {
 	}
 }
 
+// admit opens a recovery window.
+func (c *cloud) admit() {
+	r := c.replicas[0]
+	_, _, err := registry.NewRotations(r.store, c.ring, c.w.random).OpenRecovery(context.Background(), c.w.device.name, registry.MaxRecovery, operator, r.now())
+	c.w.must(err)
+}
+
 // backup is a copy of the database, without sessions.
 type backup struct {
 	path string

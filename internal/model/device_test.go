@@ -94,6 +94,19 @@ func (d *device) recover() bool {
 	return true
 }
 
+// replace puts another device in the place of this one, with the same enrolment
+// file. What was not sent is lost.
+func (d *device) replace() {
+	d.disk = disktest.New()
+	d.w.must(identity.Folder{FS: d.disk}.Enroll(d.w.enrolment))
+	d.w.held = identity.Keys{}
+	for _, m := range d.w.messages {
+		m.promised = m.promised && m.settled
+	}
+	d.reboot()
+	d.w.admit()
+}
+
 // attempt waits until an exchange is due and makes it.
 func (d *device) attempt() error {
 	time.Sleep(d.uplink.Next() - d.now())
@@ -107,6 +120,9 @@ func (d *device) exchange() error {
 		q := wire.Request{Epochs: &wire.Epochs{Active: d.keys.Active.Epoch}}
 		if d.keys.Staged != nil {
 			q.Epochs.Staged = d.keys.Staged.Epoch
+		}
+		if d.uplink.Status().Recovery {
+			return q, nil
 		}
 		sent = d.buffer.Next(func(m buffer.Message) int { return wireMessage(m).EncodedSize() }, room, wire.MaxMessages)
 		for _, m := range sent {

@@ -45,6 +45,7 @@ const (
 	passes      fate = iota
 	lost             // it never arrives
 	unanswered       // its answer does not
+	stolen           // it arrives later, and an ERR that somebody made up comes back
 	delayed          // it arrives when nobody waits for it any more
 	late             // its answer does
 	doubled          // it arrives twice; the device gets the first answer,
@@ -62,12 +63,12 @@ const (
 // fates are drawn from; what is there more often happens more often.
 var fates = []fate{
 	passes, passes, passes, passes, passes, passes, passes, passes, passes, passes,
-	lost, unanswered, unanswered, unanswered, delayed, delayed, delayed, late, doubled, doubledBack,
+	lost, unanswered, unanswered, unanswered, delayed, delayed, stolen, stolen, late, doubled, doubledBack,
 	overtaken, overtaken, mishandled, mishandled, crashes, bent, answerBent, oldAnswer, refused, refused, portal,
 }
 
 var fateNames = map[fate]string{
-	passes: "passes", lost: "is lost", unanswered: "is not answered", delayed: "is delayed", late: "is answered late",
+	passes: "passes", lost: "is lost", unanswered: "is not answered", delayed: "is delayed", stolen: "is delayed, and refused by somebody", late: "is answered late",
 	doubled: "comes twice", doubledBack: "comes twice, the second answer counts", overtaken: "is overtaken", mishandled: "is mishandled",
 	crashes: "crashes the replica", bent: "is bent", answerBent: "gets a bent answer", oldAnswer: "gets an old answer",
 	refused: "gets a made-up ERR", portal: "gets the page of a portal",
@@ -117,6 +118,9 @@ func (l *line) carry(m message) (a answer, ok bool) {
 	case delayed:
 		l.held = append(l.held, m)
 		return answer{}, false
+	case stolen:
+		l.held = append(l.held, m)
+		return l.refusal(), true
 	case unanswered:
 		l.deliver(m, at)
 		return answer{}, false

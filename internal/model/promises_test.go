@@ -24,6 +24,12 @@ func (s keyStates) accept(k identity.Keys) bool {
 	return s.admits(k.Active) || k.Staged != nil && s.admits(*k.Staged) || k.Fallback != nil && s.admits(*k.Fallback)
 }
 
+// getsIn reports whether the cloud lets in who holds the keys, by the window if
+// there is no other way.
+func (v view) getsIn(k identity.Keys) bool {
+	return v.keys.accept(k) || v.keys[k.Active.ID] == session.KeyRecovery && trueTime().Add(maxSkew).Before(v.window)
+}
+
 // number names a request within all that were ever made.
 type number struct {
 	sid wire.SessionID
@@ -36,7 +42,9 @@ type promises struct {
 	hs1s     map[string]bool   // all
 	requests map[number][]byte // by what must name one alone
 	request  []byte            // the last one
-	order    []wire.SessionID  // sessions, as the device began to use them
+	order    []wire.SessionID  // sessions, as the device began to use them,
+	began    []time.Time       // and when
+	clones   int               // how often it was told that there are two devices
 
 	welcomes map[string][]byte // HS1 to HS2, since the cloud was restored
 	results  map[string][]byte // REQ to its RSP
@@ -46,6 +54,10 @@ type promises struct {
 	living  map[wire.SessionID]sessionRow // when last looked
 	gone    map[wire.SessionID]bool
 	current int // index in order of the newest session that was active
+
+	forgetful bool          // the cloud was restored
+	held      identity.Keys // by the device, when last looked
+	committed time.Time     // when it was last seen to have committed a key
 }
 
 func newPromises() promises {
@@ -88,7 +100,7 @@ func (w *world) sent(m message) {
 		w.Fatalf("%s is the second one of that number", m.name())
 	}
 	if !slices.Contains(w.order, n.sid) {
-		w.order = append(w.order, n.sid)
+		w.order, w.began = append(w.order, n.sid), append(w.began, time.Now())
 	}
 	w.requests[n], w.request = m.bytes, m.bytes
 }
@@ -98,8 +110,12 @@ func (w *world) sent(m message) {
 // no two answers are sealed under one key.
 func (w *world) answered(m message, a answer) {
 	if !a.ok() {
-		if _, err := wire.ParseError(a.body); err != nil {
+		e, err := wire.ParseError(a.body)
+		if err != nil {
 			w.Fatalf("%s is answered with status %d and %x", m.name(), a.status, a.body)
+		}
+		if until := w.look().waiting[session.Hash(m.bytes)]; e.Code == wire.CodeRefused && trueTime().Add(maxSkew).Before(until) {
+			w.Fatalf("%s is refused, and its session waits", m.name())
 		}
 		return
 	}
@@ -149,7 +165,7 @@ func (w *world) restored() {
 	for sid := range w.living {
 		w.gone[sid] = true
 	}
-	w.living = nil
+	w.living, w.forgetful = nil, true
 	clear(w.welcomes)
 }
 
@@ -158,13 +174,72 @@ func (w *world) check() {
 	v := w.look()
 	w.checkEffects(v)
 	w.checkSessions(v)
-	if !v.keys.accept(w.device.keys) {
-		w.Fatalf("the device holds no key that the cloud accepts: epochs %d and %v, of %v", w.device.keys.Active.Epoch, w.device.keys.Staged, v.keys)
-	}
+	w.checkKeys(v)
 	if v.alarms != "" {
 		w.Fatalf("the cloud tells of %s", v.alarms)
 	}
+	w.checkClones(v)
 	w.checkClock()
+}
+
+// checkClones: one device does not look like two, unless it began session after
+// session within an hour.
+func (w *world) checkClones(v view) {
+	const slack = 5 * time.Minute // a request may arrive later
+	if n := len(w.began); v.clones > w.clones && (n <= session.ReplacedMost || time.Since(w.began[n-1-session.ReplacedMost]) > session.ReplacedWithin+slack) {
+		w.Fatalf("the cloud believes in two devices, after %d sessions", n)
+	}
+	w.clones = v.clones
+}
+
+// checkKeys: the device holds a key that the cloud accepts. A staged key stays
+// until it is used or replaced by a later one, and the key of the epoch before
+// until its end or until the next one is staged; but nothing survives a burn.
+func (w *world) checkKeys(v view) {
+	before, now := w.held, w.device.keys
+	w.held = now
+	if !v.getsIn(now) {
+		w.Fatalf("the device holds no key that the cloud accepts: epochs %d and %v, of %v", now.Active.Epoch, now.Staged, v.keys)
+	}
+	if now.Staged != nil && !w.forgetful && !v.keys.admits(*now.Staged) {
+		w.Fatalf("the cloud does not know the key that it has offered")
+	}
+	switch newest, _ := before.First(); {
+	case before.Active.Epoch == 0: // at the beginning, and for a new one
+		return
+	case now.Active.Epoch < before.Active.Epoch:
+		w.Fatalf("the device went from epoch %d to %d", before.Active.Epoch, now.Active.Epoch)
+	case now.Active.Epoch < newest.Epoch && (now.Staged == nil || now.Staged.Epoch < newest.Epoch && !w.forgetful):
+		w.Fatalf("the device lost the key that it had staged")
+	case now.Active.Epoch > before.Active.Epoch:
+		w.committed = time.Now()
+		if v.keys[now.Active.ID] != session.KeyActive || trueTime().Add(maxSkew).Before(v.window) {
+			w.Fatalf("the device uses a key that is %q to the cloud, and the window is open until %v", v.keys[now.Active.ID], v.window)
+		}
+		if now.Staged != nil || before.Staged == nil { // it staged the next one at once; or both since
+			return
+		}
+		if kept := now.Fallback != nil; kept == before.Burn || kept && !now.Fallback.Equal(before.Active) {
+			w.Fatalf("after a rotation with burn %v the device keeps %v", before.Burn, now.Fallback)
+		}
+	case before.Fallback != nil && now.Fallback == nil && now.Staged == nil && time.Since(w.committed) < identity.FallbackAge-time.Minute:
+		w.Fatalf("the device destroyed the key of the epoch before after %v", time.Since(w.committed))
+	}
+}
+
+// checkDisk: the device's disk has the keys that the device has, and no other.
+func (w *world) checkDisk() {
+	id, err := w.device.folder.Load()
+	w.must(err)
+	names, err := w.device.disk.List("keys")
+	w.must(err)
+	want := 1
+	if w.device.keys.Fallback != nil {
+		want = 2
+	}
+	if len(names) != want || !id.Active.Equal(w.device.keys.Active) || (id.Fallback != nil) != (want == 2) {
+		w.Fatalf("the device has epoch %d and a fallback %v, on its disk are epoch %d and %v", w.device.keys.Active.Epoch, want == 2, id.Active.Epoch, names)
+	}
 }
 
 // checkEffects: a message takes effect once or not at all, and whole; what was
@@ -191,14 +266,31 @@ func (w *world) checkEffects(v view) {
 	}
 }
 
+// mayEnd reports whether a session may be gone: it is too old, or too many came
+// after it, or it had to make room for a later one or a later key, or was there
+// for the use of a window alone.
+func (v view) mayEnd(s sessionRow) bool {
+	later, confirmed := 0, false
+	for _, other := range v.sessions {
+		if other.handshake > s.handshake {
+			later++
+			confirmed = confirmed || other.active
+		}
+	}
+	return confirmed || later >= session.MaxPending || s.epoch < v.active || s.recovery || !trueTime().Add(maxSkew).Before(s.expires)
+}
+
 // checkSessions: last_seq never falls, a session that is gone stays so, and none
-// takes the place of one that the device began to use after it.
+// ends without a reason or takes the place of one that the device began to use after it.
 func (w *world) checkSessions(v view) {
 	for sid, before := range w.living {
 		now, lives := v.sessions[sid]
 		switch {
 		case !lives:
 			w.gone[sid] = true
+			if !v.mayEnd(before) {
+				w.Fatalf("session %x ended, which was %+v", sid[:2], before)
+			}
 		case now.last < before.last || before.active && !now.active:
 			w.Fatalf("session %x went from %+v to %+v", sid[:2], before, now)
 		}
