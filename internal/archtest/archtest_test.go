@@ -34,6 +34,7 @@ const rules = `
 	inverter: pure .
 	inverter/modbus: std go.bug.st/serial
 	inverter/modbus/modbustest: std inverter/modbus
+	inverter/sunspec: pure . inverter
 	inverter/profile: std . inverter go.yaml.in/yaml/v3
 	sim: std . inverter inverter/... sim/fault
 	sim/fault: pure
