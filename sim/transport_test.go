@@ -1,0 +1,530 @@
+//go:build linux
+
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	foreign "github.com/simonvetter/modbus"
+	"golang.org/x/sys/unix"
+
+	"ecowatt/inverter/modbus"
+	"ecowatt/sim/fault"
+)
+
+// Times of these tests: an answer that is late comes well after the timeout,
+// and before the line would be taken for quiet.
+const (
+	patience = 500 * time.Millisecond
+	calm     = 200 * time.Millisecond
+	late     = 620 * time.Millisecond
+)
+
+const testKey = "key of the test"
+
+// pty returns both ends of a serial line that the kernel makes.
+func pty(t *testing.T) (far *os.File, port string) {
+	t.Helper()
+	far, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no pseudo terminals here: ", err)
+	}
+	t.Cleanup(func() { far.Close() })
+	raw, err := far.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	var failure error
+	if err := raw.Control(func(fd uintptr) {
+		if failure = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); failure == nil {
+			n, failure = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+	}); err != nil || failure != nil {
+		t.Fatal(err, failure)
+	}
+	port = fmt.Sprintf("/dev/pts/%d", n)
+	near, err := os.OpenFile(port, os.O_RDWR|unix.O_NOCTTY, 0) // so that the far end does not end
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close() })
+	return far, port
+}
+
+// served is a simulator that is served on every transport.
+type served struct {
+	*Simulator
+	trace          trace
+	tcp, rtu, http string
+	port           string
+}
+
+func serveAll(t *testing.T, o Options) *served {
+	t.Helper()
+	s := &served{}
+	o.Speed, o.HTTPKey, o.Trace = 1e-9, testKey, &s.trace
+	s.Simulator = newSimulator(t, o)
+	var ends Ends
+	listen := func(at *net.Listener) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		*at = l
+		return l.Addr().String()
+	}
+	s.tcp, s.rtu, s.http = listen(&ends.TCP), listen(&ends.RTU), "http://"+listen(&ends.HTTP)
+	ends.Line, s.port = pty(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- s.Run(ctx, ends) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s
+}
+
+// clients are a client of each transport.
+func (s *served) clients(t *testing.T) map[string]modbus.Transport {
+	o := modbus.ClientOptions{Timeout: patience, Quiet: calm, Key: testKey}
+	all := map[string]modbus.Transport{
+		"tcp":    modbus.NewClient(s.tcp, o),
+		"rtutcp": modbus.NewRTUClient(s.rtu, o),
+		"line":   modbus.NewSerialClient(modbus.Line{Device: s.port, Baud: 115200}, o),
+		"http":   modbus.NewHTTPClient(s.http, o),
+	}
+	for _, c := range all {
+		t.Cleanup(func() { c.Close() })
+	}
+	return all
+}
+
+// later lets time pass, so that the values are others.
+func (s *served) later() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.site.step(1)
+}
+
+// asked are the words of the line of the trace that came last, and its fault.
+func (s *served) asked(t *testing.T) traced {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(s.trace.String()), "\n")
+	var x traced
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &x); err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// eachTransport runs test for each transport, with a simulator of its own.
+func eachTransport(t *testing.T, test func(t *testing.T, s *served, c modbus.Transport)) {
+	if testing.Short() {
+		t.Skip("takes real time")
+	}
+	for _, name := range []string{"tcp", "rtutcp", "line", "http"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serveAll(t, Options{Inverters: 2})
+			test(t, s, s.clients(t)[name])
+		})
+	}
+}
+
+// order orders a fault for the next request.
+func (s *served) order(t *testing.T, r fault.Rule) {
+	t.Helper()
+	r.Probability, r.Count = 1, 1
+	if err := s.Misbehave(r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFaultsOnEveryTransport: whatever happens to an answer, a client takes what
+// was served or reports an error, and the next answer is that of the next
+// request, never a former one.
+func TestFaultsOnEveryTransport(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		well := func(what string) {
+			t.Helper()
+			s.later()
+			got, err := c.Do(t.Context(), all(17))
+			if x := s.asked(t); err != nil || x.Fault != "" || !slices.Equal(got, x.Words) {
+				t.Errorf("after %s: %v, %v; served were %+v", what, got, err, x)
+			}
+		}
+		well("nothing")
+		for _, x := range []struct {
+			rule fault.Rule
+			want error // nil: the answer is good all the same, or is refused
+		}{
+			{fault.Rule{Kind: fault.Drop}, modbus.ErrNoAnswer},
+			{fault.Rule{Kind: fault.Late, For: late}, modbus.ErrNoAnswer},
+			{fault.Rule{Kind: fault.Late, For: patience / 8}, nil}, // slow, but in time
+			{fault.Rule{Kind: fault.CRC}, modbus.ErrAnswer},
+			{fault.Rule{Kind: fault.Corrupt}, modbus.ErrAnswer},
+			{fault.Rule{Kind: fault.Truncate}, modbus.ErrAnswer},
+			{fault.Rule{Kind: fault.WrongUnit}, modbus.ErrAnswer},
+			{fault.Rule{Kind: fault.Double}, nil},
+		} {
+			for range 2 {
+				s.later()
+				s.order(t, x.rule)
+				got, err := c.Do(t.Context(), all(17))
+				said := s.asked(t)
+				if said.Fault != x.rule.Kind.String() {
+					t.Errorf("%v is traced as %+v", x.rule.Kind, said)
+				}
+				switch {
+				case err == nil && !slices.Equal(got, said.Words), x.want != nil && err == nil:
+					t.Errorf("%v: got %v, served were %v", x.rule.Kind, got, said.Words)
+				case x.want == nil && err == nil:
+				case errors.Is(err, modbus.ErrAnswer), errors.Is(err, modbus.ErrNoAnswer):
+					if x.want == nil && x.rule.Kind != fault.Double {
+						t.Errorf("%v: %v", x.rule, err)
+					}
+				default:
+					t.Errorf("%v: %v", x.rule.Kind, err)
+				}
+				well(x.rule.Kind.String())
+			}
+		}
+		for _, code := range []modbus.ExceptionError{1, 2, 3, 4, 5, 6, 8} {
+			s.order(t, fault.Rule{Kind: fault.Exception, Code: byte(code)})
+			if got, err := c.Do(t.Context(), all(17)); !errors.Is(err, code) {
+				t.Errorf("exception %d: %v, %v", byte(code), got, err)
+			}
+			well("an exception")
+		}
+	})
+}
+
+// TestLateAnswersDoNotShiftTheNext: an answer that comes after its request was
+// given up, but while the next one is due, is for nobody.
+func TestLateAnswersDoNotShiftTheNext(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		for i := range 4 {
+			one := modbus.Request{Unit: 17, Function: modbus.ReadHolding, Address: uint16(i), Count: 1}
+			s.order(t, fault.Rule{Kind: fault.Late, For: late})
+			if got, err := c.Do(t.Context(), one); err == nil {
+				t.Errorf("late, but %v", got)
+			}
+			one.Address = 9 - one.Address
+			want, err := s.layout.read(one, page{reading: s.model(0), limit: 100})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := c.Do(t.Context(), one); err != nil || !slices.Equal(got, want) {
+				t.Errorf("register %d after a late answer: %v, %v, want %v", one.Address, got, err, want)
+			}
+		}
+	})
+}
+
+// TestBusRepeatsWhatIsBusy: 05, 06 and 0B are asked again, 01 to 04 are not.
+func TestBusRepeatsWhatIsBusy(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		bus := modbus.NewBus(c, modbus.BusOptions{})
+		gateway := !strings.Contains(t.Name(), "rtutcp") && !strings.Contains(t.Name(), "line")
+		for code, again := range map[byte]bool{1: false, 2: false, 3: false, 4: false, 5: true, 6: true, 11: true} {
+			if code == 11 && !gateway {
+				continue // on a line there is nobody who could say so
+			}
+			s.order(t, fault.Rule{Kind: fault.Exception, Code: code})
+			before := strings.Count(s.trace.String(), "\n")
+			_, err := bus.Do(t.Context(), all(17))
+			if asked := strings.Count(s.trace.String(), "\n") - before; (err == nil) != again || (asked == 2) != again {
+				t.Errorf("exception %d: asked %d times, %v", code, asked, err)
+			}
+		}
+	})
+}
+
+// TestFrozen: a page that stands still is served as it was, and marked.
+func TestFrozen(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		read := func() []uint16 {
+			t.Helper()
+			s.later()
+			words, err := c.Do(t.Context(), all(17))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return words
+		}
+		before := read()
+		if err := s.Misbehave(fault.Rule{Kind: fault.Frozen, Probability: 1, Units: []byte{17}}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if got := read(); !slices.Equal(got, before) || s.asked(t).Fault != "frozen" {
+				t.Errorf("frozen: %v, before %v; traced %+v", got, before, s.asked(t))
+			}
+		}
+		s.Behave()
+		if got := read(); slices.Equal(got, before) || s.asked(t).Fault != "" {
+			t.Errorf("thawed: %v", got)
+		}
+	})
+}
+
+// TestWritesThatDoNotHold: a limit without effect, one that another controller
+// undoes, a unit that is deaf after it, and one that does not know function 10.
+func TestWritesThatDoNotHold(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		write := func(percent uint16, f modbus.Function) error {
+			_, err := c.Do(t.Context(), modbus.Request{Unit: 17, Function: f, Address: 8, Values: []uint16{percent}})
+			return err
+		}
+		limited := func(shown uint16, real float64) {
+			t.Helper()
+			words, err := c.Do(t.Context(), modbus.Request{Unit: 17, Function: modbus.ReadHolding, Address: 8, Count: 1})
+			s.mu.Lock()
+			now := s.site.plants[0].limit
+			s.mu.Unlock()
+			if err != nil || words[0] != shown || now != real {
+				t.Errorf("shown %v, %v, in fact %g %%; want %d and %g", words, err, now, shown, real)
+			}
+		}
+		s.order(t, fault.Rule{Kind: fault.NoEffect})
+		if err := write(40, modbus.WriteSingle); err != nil {
+			t.Error(err)
+		}
+		limited(40, 100)
+		if err := write(80, modbus.WriteMultiple); err != nil {
+			t.Error(err)
+		}
+		limited(80, 80)
+
+		s.order(t, fault.Rule{Kind: fault.Revert, For: 50 * time.Millisecond})
+		if err := write(30, modbus.WriteSingle); err != nil {
+			t.Error(err)
+		}
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+			if words, err := c.Do(t.Context(), all(17)); err != nil || words[8] == 80 {
+				break
+			}
+		}
+		limited(80, 80)
+
+		s.order(t, fault.Rule{Kind: fault.Exception, Code: 1, Functions: []byte{16}})
+		if err := write(20, modbus.WriteMultiple); !errors.Is(err, modbus.ErrIllegalFunction) {
+			t.Errorf("function 10: %v", err)
+		}
+		limited(80, 80)
+
+		s.order(t, fault.Rule{Kind: fault.Deaf, For: 100 * time.Millisecond})
+		if err := write(60, modbus.WriteSingle); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Do(t.Context(), all(18)); err != nil {
+			t.Errorf("another unit is deaf too: %v", err)
+		}
+		heard := false
+		for end := time.Now().Add(10 * time.Second); !heard && time.Now().Before(end); {
+			_, err := c.Do(t.Context(), all(17))
+			heard = err == nil
+		}
+		if !strings.Contains(s.trace.String(), `"address":0,"fault":"deaf"`) {
+			t.Error("it heard everything")
+		}
+		limited(60, 60)
+	})
+}
+
+// TestAsleep: at night nobody answers, and in the morning it is as before.
+func TestAsleep(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		if err := s.Misbehave(fault.Rule{Kind: fault.Asleep, Probability: 1}); err != nil {
+			t.Fatal(err)
+		}
+		set := func(awake bool) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.site.plants[0].awake = awake
+		}
+		for _, awake := range []bool{true, false, true} {
+			set(awake)
+			if _, err := c.Do(t.Context(), all(17)); (err == nil) != awake || err != nil && !errors.Is(err, modbus.ErrNoAnswer) {
+				t.Errorf("awake %v: %v", awake, err)
+			}
+		}
+	})
+}
+
+// TestOneConnection: an inverter with room for one client turns the second
+// away, whichever way that comes, and has room again when the first has gone.
+func TestOneConnection(t *testing.T) {
+	s := serveAll(t, Options{Connections: 1})
+	clients := s.clients(t)
+	if _, err := clients["tcp"].Do(t.Context(), all(17)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clients["rtutcp"].Do(t.Context(), all(17)); err == nil {
+		t.Error("a second connection is answered")
+	}
+	if _, err := clients["line"].Do(t.Context(), all(17)); err != nil {
+		t.Errorf("the line, which is no connection: %v", err)
+	}
+	if err := clients["tcp"].Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if _, err = clients["rtutcp"].Do(t.Context(), all(17)); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("after the first has gone: %v", err)
+	}
+}
+
+// TestHTTP: what the HTTP interface takes, and what it does not.
+func TestHTTP(t *testing.T) {
+	s := serveAll(t, Options{})
+	do := func(method, path, key, body string) (int, string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, s.http+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", key)
+		a, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		text, err := io.ReadAll(a.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.StatusCode, string(text)
+	}
+	const limitFrame = `{"frame": "1103000800010758"}` // reads register 8 of unit 17
+	for _, x := range []struct {
+		name, method, path, key, body string
+		status                        int
+		want                          string
+	}{
+		{"read", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"1103020064`},
+		{"no key", "POST", modbus.HTTPReadPath, "", limitFrame, 401, "key"},
+		{"wrong key", "POST", modbus.HTTPReadPath, testKey + "x", limitFrame, 401, "key"},
+		{"faults without the key", "POST", FaultsPath, "", `{"fault": "drop"}`, 401, "key"},
+		{"a read to write", "POST", modbus.HTTPWritePath, testKey, limitFrame, 400, "function 03 does not belong"},
+		{"bad CRC", "POST", modbus.HTTPReadPath, testKey, `{"frame": "1103000800010658"}`, 400, "no RTU frame"},
+		{"no frame", "POST", modbus.HTTPReadPath, testKey, `{}`, 400, "no RTU frame"},
+		{"no hexadecimal digits", "POST", modbus.HTTPReadPath, testKey, `{"frame": "xy"}`, 400, "hexadecimal"},
+		{"no JSON", "POST", modbus.HTTPReadPath, testKey, `frame`, 400, "error"},
+		{"too long", "POST", modbus.HTTPReadPath, testKey, `"` + strings.Repeat("x", 5000), 400, "too large"},
+		{"other method", "GET", modbus.HTTPReadPath, testKey, "", 405, ""},
+		{"no such flag", "POST", ErrorFlagPath, testKey, `{"errorType": "FIRE"}`, 400, "FIRE"},
+		{"no such member", "POST", ErrorFlagPath, testKey, `{"errorType": "CORRUPT", "x": 1}`, 400, "x"},
+		{"no code", "POST", ErrorFlagPath, testKey, `{"errorType": "EXCEPTION"}`, 400, "code"},
+		{"no delay", "POST", ErrorFlagPath, testKey, `{"errorType": "DELAY"}`, 400, "for"},
+		{"exception", "POST", ErrorFlagPath, testKey, `{"errorType": "EXCEPTION", "exceptionCode": 4}`, 204, ""},
+		{"then", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"118304`},
+		{"once only", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"1103020064`},
+		{"drop", "POST", ErrorFlagPath, testKey, `{"errorType": "PACKET_DROP"}`, 204, ""},
+		{"dropped", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":""}`},
+		{"delay", "POST", ErrorFlagPath, testKey, `{"errorType": "DELAY", "delayMs": 1}`, 204, ""},
+		{"delayed", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"1103020064`},
+		{"bad rule", "POST", FaultsPath, testKey, `{"fault": "rain"}`, 400, "rain"},
+		{"rule", "POST", FaultsPath, testKey, `{"fault": "exception", "code": 6}`, 204, ""},
+		{"as ruled", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"118306`},
+		{"still", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"118306`},
+		{"end", "DELETE", FaultsPath, testKey, "", 204, ""},
+		{"ended", "POST", modbus.HTTPReadPath, testKey, limitFrame, 200, `{"frame":"1103020064`},
+	} {
+		status, got := do(x.method, x.path, x.key, x.body)
+		if status != x.status || !strings.Contains(got, x.want) {
+			t.Errorf("%s: %d %s, want %d %s", x.name, status, got, x.status, x.want)
+		}
+	}
+	for _, kind := range []string{"CRC_ERROR", "CORRUPT"} {
+		do("POST", ErrorFlagPath, testKey, `{"errorType": "`+kind+`"}`)
+		c := s.clients(t)["http"]
+		if got, err := c.Do(t.Context(), all(17)); !errors.Is(err, modbus.ErrAnswer) {
+			t.Errorf("%s: %v, %v", kind, got, err)
+		}
+	}
+}
+
+// TestForeignClients: programs of others read the simulator, and write to it.
+func TestForeignClients(t *testing.T) {
+	s := serveAll(t, Options{Inverters: 2})
+	for _, url := range []string{"tcp://" + s.tcp, "rtuovertcp://" + s.rtu, "rtu://" + s.port} {
+		c, err := foreign.NewClient(&foreign.ClientConfiguration{URL: url, Speed: 19200, Timeout: 5 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Open(); err != nil {
+			t.Fatal(url, err)
+		}
+		for i, unit := range []uint8{17, 18} {
+			c.SetUnitId(unit)
+			s.later()
+			if got, err := c.ReadRegisters(0, 10, foreign.HOLDING_REGISTER); err != nil || !slices.Equal(got, s.asked(t).Words) {
+				t.Errorf("%s unit %d: %v, %v", url, unit, got, err)
+			}
+			percent := uint16(50 + i)
+			err := errors.Join(c.WriteRegister(8, 33), c.WriteRegisters(8, []uint16{percent}))
+			if got, failed := c.ReadRegister(8, foreign.HOLDING_REGISTER); err != nil || failed != nil || got != percent {
+				t.Errorf("%s unit %d: writing: %v, %v, reads %d", url, unit, err, failed, got)
+			}
+			if _, err := c.ReadRegister(10, foreign.HOLDING_REGISTER); !errors.Is(err, foreign.ErrIllegalDataAddress) {
+				t.Errorf("%s: a register that is not there: %v", url, err)
+			}
+		}
+		c.Close()
+	}
+}
+
+// TestMbpollLine: the tool of installers reads the simulator on a serial line.
+func TestMbpollLine(t *testing.T) {
+	program, err := exec.LookPath("mbpoll")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("mbpoll is missing; scripts/setup.sh installs it")
+		}
+		t.Skip("mbpoll is missing; scripts/setup.sh installs it")
+	}
+	s := serveAll(t, Options{})
+	out, err := exec.CommandContext(t.Context(), program, "-m", "rtu", "-b", "9600", "-P", "none", "-0", "-1", "-q",
+		"-t", "4", "-o", "5", "-a", "17", "-r", "0", "-c", "10", s.port).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var got []uint16
+	for line := range bytes.Lines(out) {
+		if _, word, ok := bytes.Cut(line, []byte("]: \t")); ok {
+			n, err := strconv.ParseUint(strings.Fields(string(word))[0], 10, 16)
+			if err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			got = append(got, uint16(n))
+		}
+	}
+	if diff := cmp.Diff(s.asked(t).Words, got); diff != "" {
+		t.Errorf("(-served +read):\n%s\n%s", diff, out)
+	}
+}
