@@ -17,6 +17,7 @@ import (
 	"ecowatt"
 	"ecowatt/agent/acquire"
 	"ecowatt/agent/buffer"
+	"ecowatt/internal/disk"
 	"ecowatt/internal/disk/disktest"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
@@ -78,8 +79,8 @@ type station struct {
 	polls   []int // by poller
 }
 
-func newStation(tb testing.TB, p inverter.Profile) *station {
-	b, err := buffer.Open(buffer.Options{FS: disktest.New(), MaxRun: 500, FlushInterval: 10 * time.Second})
+func newStation(tb testing.TB, p inverter.Profile, fs disk.FS) *station {
+	b, err := buffer.Open(buffer.Options{FS: fs, MaxRun: 500, FlushInterval: 10 * time.Second})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -197,7 +198,7 @@ func soak(t *testing.T, seed uint64) {
 			t.Error(err)
 		}
 	})
-	a := newStation(t, simProfile(t))
+	a := newStation(t, simProfile(t), disktest.New())
 	buses := []*modbus.Bus{
 		modbus.NewBus(modbus.NewClient("", modbus.ClientOptions{Dial: tcp.dial}), modbus.BusOptions{}),
 		modbus.NewBus(modbus.NewRTUClient("", modbus.ClientOptions{Dial: rtu.dial, Timeout: time.Second}), modbus.BusOptions{}),
