@@ -94,6 +94,8 @@ func TestJSONIsDocumented(t *testing.T) {
 		"ecowatt telemetry show":    &api.Samples{},
 		"ecowatt log":               &audit.Record{},
 		"ecowatt bench block":       &benchReport{},
+		"ecowatt probe":             &probeReport{},
+		"ecowatt profile list":      &[]profileRow{},
 	} {
 		shown := block.FindStringSubmatch(documented[command])
 		if shown == nil {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,10 @@ import (
 	"ecowatt/inverter/profile"
 )
 
+// sunspecProfile is the name of the profile that is made when the inverter is
+// found.
+const sunspecProfile = "sunspec"
+
 func (a *app) newProbeCommand() *cobra.Command {
 	var profileName string
 	var unit uint8
@@ -24,23 +30,28 @@ func (a *app) newProbeCommand() *cobra.Command {
 		Use:   "probe modbus-tcp://HOST:PORT",
 		Short: "Read an inverter once, as installers do",
 		Long: `Read every point of a profile from an inverter once, and print a table: value,
-unit, and the whole number of the register (raw). What could not be read is "—",
-with the reason. Nothing is written. It fails when nothing could be read.
+unit, the whole number that is stored (raw), and what it means where it has a
+name. What could not be read is "—", with the reason. Nothing is written. It
+fails when nothing could be read. The profile "sunspec" looks for the inverter's
+SunSpec map and reads what it finds there.
 
 Besides modbus-tcp://HOST:PORT there are rtu-tcp://HOST:PORT,
 rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1, and http://HOST:PORT.
 
 With --json, missing values are null:
   {"endpoint": "modbus-tcp://192.168.1.20:502", "unit": 17, "profile": "ecowatt-sim",
+   "texts": {"serial": "7E01AB"},
    "points": [{"name": "vac1", "unit": "V", "exponent": -1, "raw": 2304, "value": 230.4},
+              {"name": "state", "unit": "", "exponent": 0, "raw": 4, "value": 4, "meaning": "tracking"},
               {"name": "pac", "unit": "W", "exponent": 0, "raw": null, "value": null, "error": "why"}]}`,
 		Example: "  ecowatt probe modbus-tcp://127.0.0.1:5020 --unit 17 --profile ecowatt-sim",
 		Args:    arguments("modbus-tcp://HOST:PORT"),
 	}
 	names := strings.Join(profile.List(), ", ")
-	c.Flags().StringVar(&profileName, "profile", "", "register map of the inverter: "+names)
+	c.Flags().StringVar(&profileName, "profile", "", "register map of the inverter, as 'ecowatt profile list' tells them, or "+sunspecProfile)
+	dir := profilesFlag(c)
 	c.Flags().Uint8Var(&unit, "unit", 0, "unit id of the inverter (default that of the profile)")
-	c.Flags().DurationVar(&timeout, "timeout", modbus.DefaultTimeout, "how long to wait for each answer")
+	c.Flags().DurationVar(&timeout, "timeout", modbus.DefaultTimeout, "how long to wait for each answer (the profile's, where it has one)")
 	asJSON := jsonFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		at, err := modbus.ParseEndpoint(args[0])
@@ -52,19 +63,34 @@ With --json, missing values are null:
 		case timeout <= 0:
 			return usagef("--timeout: %v is no time to wait", timeout)
 		}
-		p, err := profile.Find(profileName)
-		if err != nil {
-			return fmt.Errorf("--profile: %w", err)
+		p := inverter.Profile{Unit: 1}
+		if profileName != sunspecProfile {
+			if p, err = (profile.Set{Dir: *dir}).Find(profileName); err != nil {
+				return fmt.Errorf("--profile: %w", err)
+			}
 		}
 		if !cmd.Flags().Changed("unit") {
 			unit = p.Unit
 		}
-		client := at.Client(modbus.ClientOptions{Timeout: timeout})
-		found, err := probe(cmd.Context(), client.Do, p, unit)
-		if err = errors.Join(err, client.Close()); err != nil {
+		if p.Timing.Timeout > 0 && !cmd.Flags().Changed("timeout") {
+			timeout = p.Timing.Timeout
+		}
+		client := at.Client(modbus.ClientOptions{Timeout: timeout, ConnectDelay: p.Timing.Connect})
+		bus := modbus.NewBus(client, modbus.BusOptions{Gap: p.Timing.Gap})
+		report := probeReport{Endpoint: at.String(), Unit: unit}
+		if profileName == sunspecProfile {
+			p, err = discover(cmd.Context(), bus.Do, sunspecProfile, unit)
+		}
+		if err == nil {
+			report.Profile = p.Name
+			report.Points, err = probe(cmd.Context(), bus.Do, p, unit)
+		}
+		if err == nil {
+			report.Texts = probeTexts(cmd.Context(), bus.Do, p, unit)
+		}
+		if err = errors.Join(err, bus.Close()); err != nil {
 			return hinted(fmt.Errorf("%v: %w", at, err), "Is the inverter on, does it allow Modbus TCP, and are address and unit right?")
 		}
-		report := probeReport{Endpoint: at.String(), Unit: unit, Profile: p.Name, Points: found}
 		if *asJSON {
 			return printJSON(a.stdout, report)
 		}
@@ -75,10 +101,11 @@ With --json, missing values are null:
 
 // probeReport is the JSON of "ecowatt probe".
 type probeReport struct {
-	Endpoint string       `json:"endpoint"`
-	Unit     byte         `json:"unit"`
-	Profile  string       `json:"profile"`
-	Points   []probePoint `json:"points"`
+	Endpoint string            `json:"endpoint"`
+	Unit     byte              `json:"unit"`
+	Profile  string            `json:"profile"`
+	Texts    map[string]string `json:"texts,omitempty"`
+	Points   []probePoint      `json:"points"`
 }
 
 // probePoint is one point and what was read of it.
@@ -86,8 +113,9 @@ type probePoint struct {
 	Name     string       `json:"name"`
 	Unit     string       `json:"unit"`
 	Exponent int          `json:"exponent"`
-	Raw      *int64       `json:"raw"`   // nil: missing
-	Value    *json.Number `json:"value"` // nil: missing
+	Raw      *int64       `json:"raw"`               // nil: missing
+	Value    *json.Number `json:"value"`             // nil: missing
+	Meaning  string       `json:"meaning,omitempty"` // of a number that has a name
 	Error    string       `json:"error,omitempty"`
 }
 
@@ -98,7 +126,10 @@ func (r probeReport) table() *table {
 		if p.Raw != nil {
 			value, raw = p.Value.String(), fmt.Sprint(*p.Raw)
 		}
-		t.add(p.Name, value, orMissing(p.Unit), raw, p.Error)
+		t.add(p.Name, value, orMissing(p.Unit), raw, p.Meaning+p.Error)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Texts)) {
+		t.add(name, missing, missing, missing, r.Texts[name])
 	}
 	return t
 }
@@ -121,13 +152,27 @@ func probe(ctx context.Context, do modbus.Handler, p inverter.Profile, unit byte
 			var raw int64
 			if raw, err = r.Decode(plan.Words(i, words)); err == nil {
 				value := json.Number(ecowatt.Decimal(raw, r.Point.Exponent))
-				points[i].Raw, points[i].Value = &raw, &value
+				points[i].Raw, points[i].Value, points[i].Meaning = &raw, &value, r.Describe(raw)
 				continue
 			}
 		}
 		points[i].Error = reason(err)
 	}
 	return points, nil
+}
+
+// probeTexts reads the texts of p; those that cannot be read, or are empty, are
+// left out.
+func probeTexts(ctx context.Context, do modbus.Handler, p inverter.Profile, unit byte) map[string]string {
+	texts := map[string]string{}
+	for _, t := range p.Texts {
+		r := t.Read()
+		words, err := do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count})
+		if text := t.Decode(words); err == nil && text != "" {
+			texts[t.Name] = text
+		}
+	}
+	return texts
 }
 
 // reason is why a point is missing: what the inverter said, if it did.

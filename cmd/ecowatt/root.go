@@ -26,6 +26,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newLogCommand(),
 		a.newSimCommand(),
 		a.newProbeCommand(),
+		a.newProfileCommand(),
 		a.newBenchCommand(),
 	)
 	root.Long = `ecowatt operates fleets of solar-inverter gateways: it serves the cloud that

@@ -27,7 +27,7 @@ import (
 // simFlags are the flags of "ecowatt sim".
 type simFlags struct {
 	listen, rtuTCP, line, http, httpKey string
-	profile, weather, startAt           string
+	profile, profiles, weather, startAt string
 	trace, state, script                string
 	faults                              []string
 	speed, clouds, volts, ohms, floor   float64
@@ -73,6 +73,7 @@ each request that meets a fault:
 	c.Flags().StringVar(&f.http, "http", "", "address to listen on for frames in HTTP requests and orders of faults")
 	c.Flags().StringVar(&f.httpKey, "http-key", "", "the Authorization that HTTP requests need (default one is made and printed)")
 	c.Flags().IntVar(&f.connections, "connections", modbus.DefaultConnections, "most Modbus connections over TCP at a time")
+	c.Flags().StringVar(&f.profiles, "profiles", "", "folder of further profiles, NAME.yaml")
 	c.Flags().StringVar(&f.profile, "profile", "ecowatt-sim", "register map: "+strings.Join(profile.List(), ", "))
 	c.Flags().StringVar(&f.weather, "weather", "", strings.Join(sim.RecordedDays(), ", ")+" or a CSV file (default a computed sky)")
 	c.Flags().Float64Var(&f.clouds, "clouds", 0, "share of the computed sky that clouds cover, 0 to 1")
@@ -154,7 +155,7 @@ func (f simFlags) options() (o sim.Options, err error) {
 		return o, usagef("--connections: %d is less than 1", f.connections)
 	}
 	o.Start = time.Duration(clock.Hour())*time.Hour + time.Duration(clock.Minute())*time.Minute
-	if o.Profile, err = profile.Find(f.profile); err != nil {
+	if o.Profile, err = (profile.Set{Dir: f.profiles}).Find(f.profile); err != nil {
 		return o, fmt.Errorf("--profile: %w", err)
 	}
 	if most := sim.MaxInverters(o.Profile); f.inverters < 1 || f.inverters > most {
