@@ -34,13 +34,12 @@ func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
 		return err
 	}
 	face, now := &s.faces[i], time.Now()
-	switch f.Kind {
-	case fault.Revert:
+	face.undoAt = time.Time{}
+	if f.Kind == fault.Revert {
 		face.undoAt, face.undoneTo = now.Add(f.For), face.limit
-	case fault.Deaf:
-		face.deaf, face.undoAt = now.Add(f.For), time.Time{}
-	default:
-		face.undoAt = time.Time{}
+	}
+	if f.Kind == fault.Deaf {
+		face.deaf = now.Add(f.For)
 	}
 	face.limit = percent
 	if f.Kind != fault.NoEffect {
@@ -86,7 +85,7 @@ func (s *Simulator) misbehave(i int, r modbus.Request) ([]uint16, error) {
 
 // odd is how a fault lets an answer go out.
 func odd(f fault.Rule, seed uint64, words []uint16, err error) ([]uint16, error) {
-	o := &modbus.Oddity{Words: words, Err: err}
+	o := &modbus.OddAnswerError{Words: words, Err: err}
 	switch f.Kind {
 	case fault.Drop, fault.Asleep:
 		return nil, modbus.ErrSilence

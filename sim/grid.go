@@ -77,10 +77,13 @@ const (
 	highest     = 1.15 * nominalVoltage // V
 	fit         = 1.09 * nominalVoltage // V
 	reconnect   = 60.0                  // s
+)
 
-	// Limits of the options.
-	MinGrid, MaxGrid = 180, 280 // V
-	MaxOhms          = 5        // Ω
+// Limits of the options.
+const (
+	MinGrid = 180 // V
+	MaxGrid = 280 // V
+	MaxOhms = 5   // Ω
 )
 
 // watch is the protection of an inverter. It begins with the voltage it first

@@ -56,6 +56,7 @@ func BenchmarkAgent(b *testing.B) {
 
 // cpu is the time that this process has had on a core.
 func cpu(b *testing.B) time.Duration {
+	b.Helper()
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		b.Fatal(err)

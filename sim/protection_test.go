@@ -157,16 +157,16 @@ func TestBeyond(t *testing.T) {
 // light on the whole, never more than the ground can get, and the share of the
 // time that is in the shade is about theirs.
 func TestClouds(t *testing.T) {
-	clear := DefaultSky()
+	open := DefaultSky()
 	flat := Plane{Tilt: 30, Azimuth: 180}
 	sum := map[float64]float64{}
 	for _, cover := range []float64{0, 0.3, 0.7, 1} {
 		shaded, lit := 0, 0
 		for seed := range uint64(8) {
-			c := Clouds{Sky: clear, Cover: cover, Seed: seed}
+			c := Clouds{Sky: open, Cover: cover, Seed: seed}
 			last := -1.0
 			for at := 8 * time.Hour; at < 16*time.Hour; at += 5 * time.Second {
-				got, want := c.At(at, flat).Irradiance, clear.At(at, flat).Irradiance
+				got, want := c.At(at, flat).Irradiance, open.At(at, flat).Irradiance
 				sum[cover] += got
 				if cover == 0 && math.Abs(got-want) > 1e-9 || got < 0.1*want || got > 1.05*want {
 					t.Fatalf("cover %g at %v: %g W/m², clear %g", cover, at, got, want)
@@ -190,7 +190,7 @@ func TestClouds(t *testing.T) {
 	if !(sum[0] > sum[0.3] && sum[0.3] > sum[0.7] && sum[0.7] > sum[1]) {
 		t.Errorf("light by cover: %v", sum)
 	}
-	if (Clouds{Sky: clear, Cover: 0.5, Seed: 1}).shade(9*time.Hour) == (Clouds{Sky: clear, Cover: 0.5, Seed: 2}).shade(9*time.Hour) {
+	if (Clouds{Sky: open, Cover: 0.5, Seed: 1}).shade(9*time.Hour) == (Clouds{Sky: open, Cover: 0.5, Seed: 2}).shade(9*time.Hour) {
 		t.Error("the seed does not matter")
 	}
 }

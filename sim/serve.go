@@ -73,11 +73,8 @@ func (s *Simulator) listening(transport string, l net.Listener) {
 // error.
 func (s *Simulator) serveLine(ctx context.Context, server *modbus.Server, line io.ReadWriteCloser) error {
 	err := server.ServeLine(ctx, line)
-	switch {
-	case ctx.Err() != nil:
-		return nil
-	case err == nil || errors.Is(err, io.EOF):
-		return io.ErrUnexpectedEOF
+	if err == nil && ctx.Err() == nil {
+		err = io.ErrUnexpectedEOF
 	}
 	return err
 }
@@ -89,7 +86,7 @@ func (s *Simulator) serveHTTP(ctx context.Context, l net.Listener, server *modbu
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stop := context.AfterFunc(ctx, func() { h.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = h.Close() }) // Serve says how it ended
 	defer stop()
 	if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -80,6 +80,7 @@ type station struct {
 }
 
 func newStation(tb testing.TB, p inverter.Profile, fs disk.FS) *station {
+	tb.Helper()
 	b, err := buffer.Open(buffer.Options{FS: fs, MaxRun: 500, FlushInterval: 10 * time.Second})
 	if err != nil {
 		tb.Fatal(err)
@@ -89,6 +90,7 @@ func newStation(tb testing.TB, p inverter.Profile, fs disk.FS) *station {
 
 // add adds a poller of an inverter, which is read through bus.
 func (a *station) add(tb testing.TB, name string, unit byte, every time.Duration, bus *modbus.Bus) {
+	tb.Helper()
 	p, err := acquire.New(acquire.Inverter{
 		Name: name, Unit: unit, Profile: a.profile, Points: a.profile.PointNames(), Interval: every,
 	}, busSource{bus}, slog.New(slog.DiscardHandler), 0)

@@ -295,14 +295,14 @@ func TestWritesThatDoNotHold(t *testing.T) {
 			_, err := c.Do(t.Context(), modbus.Request{Unit: 17, Function: f, Address: 8, Values: []uint16{percent}})
 			return err
 		}
-		limited := func(shown uint16, real float64) {
+		limited := func(shown uint16, truth float64) {
 			t.Helper()
 			words, err := c.Do(t.Context(), modbus.Request{Unit: 17, Function: modbus.ReadHolding, Address: 8, Count: 1})
 			s.mu.Lock()
 			now := s.site.plants[0].limit
 			s.mu.Unlock()
-			if err != nil || words[0] != shown || now != real {
-				t.Errorf("shown %v, %v, in fact %g %%; want %d and %g", words, err, now, shown, real)
+			if err != nil || words[0] != shown || now != truth {
+				t.Errorf("shown %v, %v, in fact %g %%; want %d and %g", words, err, now, shown, truth)
 			}
 		}
 		s.order(t, fault.Rule{Kind: fault.NoEffect})

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -162,6 +164,87 @@ func TestSimRepeats(t *testing.T) {
 	}
 }
 
+// TestSimState: the counters outlive the simulator.
+func TestSimState(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.json")
+	total := func(args ...string) uint32 {
+		t.Helper()
+		address, stop := startSim(t, append(args, "--state", file)...)
+		c := modbus.NewClient(address, modbus.ClientOptions{Timeout: 10 * time.Second})
+		defer c.Close()
+		var got uint32
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+			words, err := c.Do(t.Context(), modbus.Request{Unit: 17, Function: modbus.ReadHolding, Address: 104, Count: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got = uint32(words[0])<<16 | uint32(words[1]); got > 0 {
+				break
+			}
+		}
+		if code := stop(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		return got
+	}
+	first := total("--speed", "1000")
+	if again := total("--start-at", "00:00"); again < first || first == 0 {
+		t.Errorf("%d, and after another start %d", first, again)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// TestSimFaults: those of the flags and of the script, in this order; and the
+// plant that the flags describe.
+func TestSimFaults(t *testing.T) {
+	dir := t.TempDir()
+	script, trace := filepath.Join(dir, "faults"), filepath.Join(dir, "trace")
+	if err := os.WriteFile(script, []byte("# busy\n{\"fault\": \"exception\", \"code\": 6, \"count\": 1}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address, _ := startSim(t, "--fault", `{"fault": "exception", "code": 4, "count": 1}`, "--faults", script, "--trace", trace,
+		"--rtu-tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--http-key", "k", "--clouds", "1", "--grid-voltage", "231", "--limit-floor", "5")
+	c := modbus.NewClient(address, modbus.ClientOptions{Timeout: 10 * time.Second})
+	defer c.Close()
+	r := modbus.Request{Unit: 17, Function: modbus.ReadHolding, Count: 10}
+	for _, want := range []modbus.ExceptionError{modbus.ErrDeviceFailure, modbus.ErrBusy} {
+		if _, err := c.Do(t.Context(), r); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	if words, err := c.Do(t.Context(), r); err != nil || words[9] < 500 || words[9] > 3000 {
+		t.Errorf("under clouds at noon: %v, %v", words, err)
+	}
+	text, err := os.ReadFile(trace)
+	if lines := strings.Split(string(text), "\n"); err != nil || len(lines) != 4 || !strings.Contains(lines[1], `"fault":"exception"`) || strings.Contains(lines[2], "fault") {
+		t.Errorf("%v, traced:\n%s", err, text)
+	}
+}
+
+// TestSimKey: a key is made and told where none is given.
+func TestSimKey(t *testing.T) {
+	for _, given := range []string{"", "secret of a test"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		stderr := &firstLine{line: make(chan string, 1)}
+		code := make(chan int, 1)
+		go func() {
+			code <- run(ctx, []string{"sim", "--modbus-tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--http-key", given},
+				func(string) string { return "" }, stdio{in: strings.NewReader(""), out: io.Discard, err: stderr})
+		}()
+		first := <-stderr.line
+		cancel()
+		if c := <-code; c != 0 {
+			t.Errorf("exit code %d", c)
+		}
+		made := regexp.MustCompile(`key=[A-Z2-7]{26}$`).MatchString(first)
+		if made != (given == "") || given != "" && bytes.Contains(stderr.text, []byte(given)) {
+			t.Errorf("with the key %q the first line is %s", given, first)
+		}
+	}
+}
+
 func TestSimRefuses(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -195,6 +278,21 @@ func TestSimRefuses(t *testing.T) {
 		{"--start-at noon", 2, []string{"--start-at", "noon", "10:30"}},
 		{"--start-at 24:00", 2, []string{"--start-at", "24:00"}},
 		{"--seed -1", 2, []string{"--seed"}},
+		{"--clouds 1.5", 2, []string{"--clouds", "1.5"}},
+		{"--clouds 0.5 --weather mixed", 2, []string{"--clouds", "mixed"}},
+		{"--grid-voltage 100", 2, []string{"--grid-voltage", "180"}},
+		{"--grid-ohms -1", 2, []string{"--grid-ohms"}},
+		{"--limit-floor 101", 2, []string{"--limit-floor", "100"}},
+		{"--connections 0", 2, []string{"--connections"}},
+		{"--rtu-tcp " + taken.Addr().String(), 1, []string{"--rtu-tcp", "in use"}},
+		{"--http " + taken.Addr().String(), 1, []string{"--http", "in use"}},
+		{"--rtu /dev/ttyNONE?baud=9600", 1, []string{"--rtu", "/dev/ttyNONE"}},
+		{"--rtu /dev/ttyS0?baud=1", 2, []string{"--rtu", "baud"}},
+		{`--fault {"fault":"rain"}`, 2, []string{"--fault", "rain", "exception"}},
+		{"--faults " + bad, 1, []string{"--faults", bad, "line 1"}},
+		{"--faults " + dir + "/none", 1, []string{"--faults", "none"}},
+		{"--state " + bad, 1, []string{"--state", bad}},
+		{"--state " + dir + "/none/state", 1, []string{"--state", "none"}},
 		{"now", 2, []string{"now"}},
 	} {
 		t.Run(x.args, func(t *testing.T) {

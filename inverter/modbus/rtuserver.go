@@ -162,11 +162,7 @@ func (c *rtuConn) say(ctx context.Context, f frame) error {
 	if !pause(ctx, c.server.options.Turnaround) {
 		return nil
 	}
-	err := answer.odd.send(ctx, c.line, answer.rtu())
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return answer.odd.send(ctx, c.line, answer.rtu())
 }
 
 // rtu is the frame that carries r.

@@ -50,7 +50,13 @@ type Line struct {
 }
 
 // Open opens the port for this program alone. It can serve Server.ServeLine.
-func (l Line) Open() (io.ReadWriteCloser, error) { return l.open() }
+func (l Line) Open() (io.ReadWriteCloser, error) {
+	p, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
 
 func (l Line) open() (*port, error) {
 	mode := &serial.Mode{BaudRate: cmp.Or(l.Baud, DefaultBaud), DataBits: 8}

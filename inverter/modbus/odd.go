@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Oddity is an error of a Handler with which it gives an answer that does not
+// OddAnswerError is an error of a Handler with which it gives an answer that does not
 // go out as answers do: a simulator of units that misbehave needs it. The zero
 // value is an answer like others.
-type Oddity struct {
+type OddAnswerError struct {
 	Words []uint16            // what is read, as Handler returns it
 	Err   error               // why the request is not carried out, as Handler returns it
 	Delay time.Duration       // before the answer is sent; requests of the same connection wait as long
@@ -26,38 +26,38 @@ type Sent struct {
 	Head, Tail int
 }
 
-func (o *Oddity) Error() string { return "an answer that is not sent as it should be" }
+func (o *OddAnswerError) Error() string { return "an answer that is not sent as it should be" }
 
 // reply is what a request is answered with.
 type reply struct {
 	pdu []byte // with what stands before it in the frame; nil for silence
-	odd Oddity
+	odd OddAnswerError
 }
 
 // silence reports whether there is to be no answer.
 func (r reply) silence() bool { return r.pdu == nil }
 
 // oddly divides what a handler returned into the answer and how it is sent.
-func oddly(got []uint16, err error) (Oddity, []uint16, error) {
-	if o, ok := errors.AsType[*Oddity](err); ok {
+func oddly(got []uint16, err error) (OddAnswerError, []uint16, error) {
+	if o, ok := errors.AsType[*OddAnswerError](err); ok {
 		return *o, o.Words, o.Err
 	}
-	return Oddity{}, got, err
+	return OddAnswerError{}, got, err
 }
 
 // spoil is the frame as it is sent.
-func (o Oddity) spoil(frame []byte, head, tail int) []byte {
+func (o OddAnswerError) spoil(frame []byte, head, tail int) []byte {
 	if o.Spoil == nil {
 		return frame
 	}
 	return o.Spoil(Sent{Bytes: frame, Head: head, Tail: tail})
 }
 
-// send sends the frame on w, after the delay. An error says that w or ctx has
-// ended.
-func (o Oddity) send(ctx context.Context, w io.Writer, frame []byte) error {
+// send sends the frame on w, after the delay, unless ctx ends before. An error
+// says that w has ended.
+func (o OddAnswerError) send(ctx context.Context, w io.Writer, frame []byte) error {
 	if !pause(ctx, o.Delay) {
-		return ctx.Err()
+		return nil
 	}
 	if limited, ok := w.(interface{ SetWriteDeadline(t time.Time) error }); ok {
 		if err := limited.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
