@@ -169,7 +169,7 @@ func (l *line) replica() int { return l.w.pick("replica", 2) }
 
 // refusal is an ERR that anybody can make up.
 func (l *line) refusal() answer {
-	code := choose(l.w, "code", []wire.Code{wire.CodeRefused, wire.CodeBusy, wire.CodeUnavailable, wire.CodeMalformed, wire.CodeTooLarge})
+	code := choose(l.w, "code", []wire.Code{wire.CodeRefused, wire.CodeRefused, wire.CodeRefused, wire.CodeBusy, wire.CodeUnavailable, wire.CodeMalformed, wire.CodeTooLarge})
 	wait := choose(l.w, "retry after", []time.Duration{0, time.Minute, 18 * time.Hour})
 	return answer{code.HTTPStatus(), wire.ErrorMessage{Code: code, RetryAfter: wait}.Append(nil)}
 }
@@ -183,14 +183,14 @@ func (l *line) bend(b []byte) []byte {
 }
 
 // meanwhile is what happens while a replica serves a message: the other one
-// serves a copy of it, or anything that was ever sent.
+// serves a copy of it, what was held back, or anything that was ever sent.
 func (l *line) meanwhile(m message, at int) func() {
-	n := len(l.records)
+	others := append([]message{m}, l.held...)
+	if l.w.pick("anything in between", 3) == 1 {
+		others = append(others, l.records...)
+	}
 	return func() {
-		other := m
-		if i := l.w.pick("in between", n+1); i > 0 {
-			other = l.records[n-i]
-		}
+		other := choose(l.w, "in between", others)
 		l.w.Logf("in between %v at %d", other.name(), 1-at)
 		l.deliver(other, 1-at)
 	}
@@ -199,8 +199,12 @@ func (l *line) meanwhile(m message, at int) func() {
 // deliver brings a message to a replica, and takes note of the answer.
 func (l *line) deliver(m message, at int) answer {
 	r := l.w.cloud.replicas[at]
+	excused := r.mishap != durable
 	a := r.serve(m)
 	r.meanwhile, r.mishap = nil, durable
+	if e, err := wire.ParseError(a.body); err == nil && e.Code == wire.CodeUnavailable && !excused {
+		l.w.Fatalf("%s: a part of the cloud fails", m.name())
+	}
 	l.w.answered(m, a)
 	if a.ok() {
 		l.answers = append(l.answers, a)

@@ -27,7 +27,7 @@ import (
 var everyday = []string{
 	"exchange", "exchange", "exchange", "exchange", "exchange", "exchange", "message", "message", "message",
 	"arrival", "arrival", "replay", "replay", "replay", "pause", "pause", "at once",
-	"restart the agent", "cut power", "cut power soon", "restart a replica",
+	"start over", "start over", "restart the agent", "cut power", "cut power soon", "restart a replica",
 }
 
 // changes are what is done to keys, and to the cloud as a whole.
@@ -127,7 +127,7 @@ func (d drawn) pick(what string, n int) int { return rapid.IntRange(0, n-1).Draw
 // random takes steps in any order.
 func random(steps []string) func(*world) {
 	return func(w *world) {
-		for range 15 + w.pick("steps", 35) {
+		for range 12 + w.pick("steps", 30) {
 			w.step(choose(w, "step", steps))
 		}
 	}
@@ -266,6 +266,10 @@ func (w *world) do(name string) {
 		w.pause(choose(w, "pause", []time.Duration{20 * time.Second, 2 * time.Minute, time.Hour, 26 * time.Hour, 15 * 24 * time.Hour}))
 	case "restart the agent":
 		d.restart()
+	case "start over": // and what is on its way arrives after that
+		d.restart()
+		w.Logf("the exchange: %v", d.exchange())
+		w.line.arrive()
 	case "cut power":
 		d.lose()
 	case "cut power soon":
@@ -292,8 +296,11 @@ func (w *world) do(name string) {
 }
 
 // replace is what is left to do for a device whose disk is lost, unless its first
-// key is burnt.
+// key is burnt, or may be burnt by what it sent under a staged one.
 func (w *world) replace() {
+	if w.device.keys.Staged != nil {
+		return
+	}
 	if state := w.look().keys[w.enrolment.Credential.ID]; state == session.KeyActive || state == session.KeyRecovery {
 		w.device.replace()
 	}

@@ -12,6 +12,15 @@ import (
 	"ecowatt/wire"
 )
 
+// Numbers of the protocol, once more.
+const (
+	waitTime     = 120 * time.Second   // of a session, for its first request
+	waitMost     = 8                   // sessions that wait
+	longest      = 48 * time.Hour      // of any session
+	keptFor      = 14 * 24 * time.Hour // the key of the epoch before
+	replacedMost = 3                   // sessions within an hour, of one device
+)
+
 // keyStates are the keys that the cloud knows.
 type keyStates map[key.ID]session.KeyState
 
@@ -186,7 +195,7 @@ func (w *world) check() {
 // session within an hour.
 func (w *world) checkClones(v view) {
 	const slack = 5 * time.Minute // a request may arrive later
-	if n := len(w.began); v.clones > w.clones && (n <= session.ReplacedMost || time.Since(w.began[n-1-session.ReplacedMost]) > session.ReplacedWithin+slack) {
+	if n := len(w.began); v.clones > w.clones && (n <= replacedMost || time.Since(w.began[n-1-replacedMost]) > time.Hour+slack) {
 		w.Fatalf("the cloud believes in two devices, after %d sessions", n)
 	}
 	w.clones = v.clones
@@ -222,7 +231,7 @@ func (w *world) checkKeys(v view) {
 		if kept := now.Fallback != nil; kept == before.Burn || kept && !now.Fallback.Equal(before.Active) {
 			w.Fatalf("after a rotation with burn %v the device keeps %v", before.Burn, now.Fallback)
 		}
-	case before.Fallback != nil && now.Fallback == nil && now.Staged == nil && time.Since(w.committed) < identity.FallbackAge-time.Minute:
+	case before.Fallback != nil && now.Fallback == nil && now.Staged == nil && time.Since(w.committed) < keptFor-time.Minute:
 		w.Fatalf("the device destroyed the key of the epoch before after %v", time.Since(w.committed))
 	}
 }
@@ -277,7 +286,7 @@ func (v view) mayEnd(s sessionRow) bool {
 			confirmed = confirmed || other.active
 		}
 	}
-	return confirmed || later >= session.MaxPending || s.epoch < v.active || s.recovery || !trueTime().Add(maxSkew).Before(s.expires)
+	return confirmed || later >= waitMost || s.epoch < v.active || s.recovery || !trueTime().Add(maxSkew).Before(s.expires)
 }
 
 // checkSessions: last_seq never falls, a session that is gone stays so, and none
@@ -301,6 +310,13 @@ func (w *world) checkSessions(v view) {
 		}
 		if now.last < w.highest[sid] {
 			w.Fatalf("session %x has accepted %d and remembers %d", sid[:2], w.highest[sid], now.last)
+		}
+		lasts := longest
+		if !now.active {
+			lasts = waitTime
+		}
+		if now.expires.After(trueTime().Add(lasts + maxSkew)) {
+			w.Fatalf("session %x lasts until %v", sid[:2], now.expires)
 		}
 		if !now.active {
 			continue
