@@ -81,7 +81,7 @@ func open(o Options) (*device, error) {
 	if o.Config == "" {
 		o.Config = filepath.Join(o.Dir, SettingsFile)
 	}
-	settings, err := LoadSettings(o.Config)
+	settings, err := LoadSettings(o.Config, filepath.Join(o.Dir, ProfilesFolder))
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func newDevice(p parts) (*device, error) {
 		return nil, err
 	}
 	d.keys = &keyKeeper{folder: folder, keys: p.identity.Keys, uplink: d.uplink, logger: d.logger}
-	inventory, err := encodeInventory(p.settings, p.random)
+	inventory, err := encodeInventory(p.settings, nil, p.random)
 	if err != nil {
 		return nil, err
 	}
@@ -147,13 +148,31 @@ func (d *device) close() error { return d.queue.close(d.now()) }
 // poll samples one inverter until ctx ends. A sample that cannot be kept is
 // lost, and told by the queue; sampling goes on.
 func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSettings) error {
+	var told map[string]string
 	for sleep(ctx, p.Next(d.now().Milliseconds())) {
-		sample, ok := p.Poll(ctx, d.now().Milliseconds())
-		if ok {
-			d.queue.add(buffer.Reading{Inverter: in.Name, Points: in.Points, Boot: d.boot, Sample: sample}, d.now())
+		for _, batch := range p.Poll(ctx, d.now().Milliseconds()) {
+			d.queue.add(buffer.Reading{Inverter: in.Name, Points: batch.Points, Boot: d.boot, Sample: batch.Sample}, d.now())
+		}
+		if texts := p.Texts(); !maps.Equal(texts, told) && d.tellInventory() {
+			told = texts
 		}
 	}
 	return nil
+}
+
+// tellInventory sends the inventory once more, with what the inverters call
+// themselves by now; false if it could not be kept.
+func (d *device) tellInventory() bool {
+	texts := map[string]map[string]string{}
+	for i, p := range d.pollers {
+		texts[d.settings.Inverters[i].Name] = p.Texts()
+	}
+	inventory, err := encodeInventory(d.settings, texts, d.random)
+	if err != nil {
+		d.logger.Error("the inventory cannot be told", "code", "inventory_failed", "error", err)
+		return true // it would not be otherwise the next time
+	}
+	return d.queue.put([]buffer.Message{inventory}) == nil
 }
 
 // modbusSource reads the inverters of one bus.
@@ -165,13 +184,22 @@ func (s modbusSource) Read(ctx context.Context, unit byte, r inverter.Read) ([]u
 }
 
 // dialModbus makes the sources of inverters: those behind one endpoint share a
-// bus, on which one request waits for the other.
+// bus, on which one request waits for the other. It keeps the pace of the one
+// that needs most time.
 func dialModbus(inverters []InverterSettings) func(InverterSettings) acquire.Source {
-	buses := map[modbus.Endpoint]*modbus.Bus{}
+	pace := map[modbus.Endpoint]inverter.Timing{}
 	for _, in := range inverters {
-		if buses[in.Connect] == nil {
-			buses[in.Connect] = modbus.NewBus(in.Connect.Client(modbus.ClientOptions{}), modbus.BusOptions{})
-		}
+		pace[in.Connect] = slower(pace[in.Connect], in.Profile.Timing)
+	}
+	buses := map[modbus.Endpoint]*modbus.Bus{}
+	for at, t := range pace {
+		client := at.Client(modbus.ClientOptions{Timeout: t.Timeout, ConnectDelay: t.Connect})
+		buses[at] = modbus.NewBus(client, modbus.BusOptions{Gap: t.Gap})
 	}
 	return func(in InverterSettings) acquire.Source { return modbusSource{buses[in.Connect]} }
+}
+
+// slower is a pace that is enough for a and for b.
+func slower(a, b inverter.Timing) inverter.Timing {
+	return inverter.Timing{Connect: max(a.Connect, b.Connect), Gap: max(a.Gap, b.Gap), Timeout: max(a.Timeout, b.Timeout)}
 }

@@ -9,6 +9,7 @@ import (
 	"ecowatt/agent/buffer"
 	"ecowatt/agent/uplink"
 	"ecowatt/block"
+	"ecowatt/inverter"
 	"ecowatt/wire"
 )
 
@@ -110,11 +111,15 @@ func smallest(b ecowatt.Block, since *wire.BootID) (wire.TelemetryBlock, error) 
 	return wire.PackedBlock(b, since, data)
 }
 
-// encodeInventory makes the message that says what the device is made of.
-func encodeInventory(s Settings, random io.Reader) (buffer.Message, error) {
+// encodeInventory makes the message that says what the device is made of. texts
+// are what the inverters call themselves, by inverter and name, as far as known.
+func encodeInventory(s Settings, texts map[string]map[string]string, random io.Reader) (buffer.Message, error) {
 	v := wire.Inventory{AgentVersion: ecowatt.Version, Hardware: s.Hardware, Inverters: map[string]wire.Inverter{}, ControlAllowed: s.AllowControl}
 	for _, in := range s.Inverters {
-		x := wire.Inverter{Profile: in.Profile.Name, ProfileVersion: ecowatt.Version} // profiles come with the program
+		x := wire.Inverter{
+			Profile: in.Profile.Name, ProfileVersion: ecowatt.Version, // profiles come with the program
+			Serial: texts[in.Name][inverter.Serial], Model: texts[in.Name][inverter.Model],
+		}
 		for _, name := range in.Points {
 			if r, ok := in.Profile.Register(name); ok {
 				x.Points = append(x.Points, r.Point)

@@ -23,8 +23,12 @@ import (
 	"ecowatt/inverter/profile"
 )
 
-// SettingsFile is the name of the settings in the gateway's folder.
-const SettingsFile = "agent.yaml"
+// What the installer puts into the gateway's folder: the settings, and a folder
+// of profiles, NAME.yaml, of inverters that the program does not know.
+const (
+	SettingsFile   = "agent.yaml"
+	ProfilesFolder = "profiles"
+)
 
 // Limits and defaults of the settings.
 const (
@@ -52,7 +56,7 @@ var ErrNoSettings = errors.New("there are no settings")
 //	  name             as ecowatt.ParseName accepts it
 //	  connect          modbus-tcp://HOST:PORT; port 502 if not given
 //	  unit             Modbus unit id, 1 … 247; the profile's if not given
-//	  profile          name of a profile
+//	  profile          name of a profile; one in the folder profiles goes before the program's own
 //	  points           names of what is read; all of the profile if not given
 //	sampling_interval  s between two samples, 1 … 3600; 5 if not given
 //	upload_interval    s between two exchanges, 1 … 86400; 900 if not given
@@ -106,9 +110,10 @@ type inverterFile struct {
 // leastSettings is a settings file with all that must be there.
 const leastSettings = `inverters: [{name: inv1, connect: "modbus-tcp://192.168.1.20:502", profile: ecowatt-sim}]`
 
-// LoadSettings reads the settings file name. Every error names the file and
-// what in it is wrong.
-func LoadSettings(name string) (Settings, error) {
+// LoadSettings reads the settings file name, with the profiles of the folder
+// profiles beside the program's own. Every error names the file and what in it is
+// wrong.
+func LoadSettings(name, profiles string) (Settings, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Settings{}, fmt.Errorf("%w: write %s, at least: %s", ErrNoSettings, filepath.Clean(name), leastSettings)
@@ -121,16 +126,19 @@ func LoadSettings(name string) (Settings, error) {
 	if err != nil {
 		return Settings{}, fmt.Errorf("reading the settings: %w", err)
 	}
-	s, err := ParseSettings(data)
+	s, err := parseSettings(data, profile.Set{Dir: profiles})
 	if err != nil {
 		return Settings{}, fmt.Errorf("%s: %w", filepath.Clean(name), err)
 	}
 	return s, nil
 }
 
-// ParseSettings reads settings. Unknown names are refused, and nothing is
-// guessed: the error says which setting is wrong and what it may be.
-func ParseSettings(data []byte) (Settings, error) {
+// ParseSettings reads settings that use only profiles of the program. Unknown
+// names are refused, and nothing is guessed: the error says which setting is wrong
+// and what it may be.
+func ParseSettings(data []byte) (Settings, error) { return parseSettings(data, profile.Set{}) }
+
+func parseSettings(data []byte, profiles profile.Set) (Settings, error) {
 	if len(data) > maxSettingsSize {
 		return Settings{}, fmt.Errorf("larger than %d bytes", maxSettingsSize)
 	}
@@ -144,7 +152,7 @@ func ParseSettings(data []byte) (Settings, error) {
 	if err := d.Decode(&rest); !errors.Is(err, io.EOF) {
 		return Settings{}, errors.New("something follows the settings after a line with ---: remove it")
 	}
-	return file.check()
+	return file.check(profiles)
 }
 
 // oneLine makes one line of the several that the YAML reader may report, and
@@ -163,7 +171,7 @@ func oneLine(err error) error {
 	return errors.New(strings.Join(problems, "; "))
 }
 
-func (file settingsFile) check() (Settings, error) {
+func (file settingsFile) check(profiles profile.Set) (Settings, error) {
 	s := Settings{AllowControl: file.AllowControl, Hardware: file.Hardware}
 	var err error
 	if file.CloudURL != "" {
@@ -194,7 +202,7 @@ func (file settingsFile) check() (Settings, error) {
 	if len(s.Hardware) > ecowatt.MaxNameLength || strings.ContainsFunc(s.Hardware, unicode.IsControl) {
 		return Settings{}, fmt.Errorf("hardware: longer than %d bytes, or with control characters", ecowatt.MaxNameLength)
 	}
-	if s.Inverters, err = file.inverters(); err != nil {
+	if s.Inverters, err = file.inverters(profiles); err != nil {
 		return Settings{}, err
 	}
 	return s, nil
@@ -224,7 +232,7 @@ func parseLevel(s string) (slog.Level, error) {
 	return 0, fmt.Errorf("%.40q is none of debug, info, warn and error", s)
 }
 
-func (file settingsFile) inverters() ([]InverterSettings, error) {
+func (file settingsFile) inverters(profiles profile.Set) ([]InverterSettings, error) {
 	switch n := len(file.Inverters); {
 	case n == 0:
 		return nil, errors.New("inverters: none is given, there is nothing to read")
@@ -233,7 +241,7 @@ func (file settingsFile) inverters() ([]InverterSettings, error) {
 	}
 	var all []InverterSettings
 	for i, given := range file.Inverters {
-		in, err := given.check()
+		in, err := given.check(profiles)
 		if err != nil {
 			return nil, fmt.Errorf("inverters[%d]: %w", i, err)
 		}
@@ -245,14 +253,14 @@ func (file settingsFile) inverters() ([]InverterSettings, error) {
 	return all, nil
 }
 
-func (given inverterFile) check() (in InverterSettings, err error) {
+func (given inverterFile) check(profiles profile.Set) (in InverterSettings, err error) {
 	if in.Name, err = ecowatt.ParseName("name", given.Name); err != nil {
 		return in, err
 	}
 	if in.Connect, err = modbus.ParseEndpoint(given.Connect); err != nil {
 		return in, fmt.Errorf("connect: %w", err)
 	}
-	if in.Profile, err = profile.Find(given.Profile); err != nil {
+	if in.Profile, err = profiles.Find(given.Profile); err != nil {
 		return in, fmt.Errorf("profile: %w", err)
 	}
 	unit := int(in.Profile.Unit)

@@ -117,7 +117,7 @@ func TestParseSettingsRefuses(t *testing.T) {
 		{"address port", inverterWith(".20", ".20:70000"), "the port is not within 1 and 65535"},
 		{"unit", inverterWith("inv1,", "inv1, unit: 248,"), "inverters[0]: unit: 248 is not within 1 and 247"},
 		{"unit 0", inverterWith("inv1,", "inv1, unit: 0,"), "inverters[0]: unit: 0"},
-		{"profile", inverterWith("ecowatt-sim", "acme"), `inverters[0]: profile: unknown profile "acme"; there are: ecowatt-sim`},
+		{"profile", inverterWith("ecowatt-sim", "acme"), `inverters[0]: profile: unknown profile "acme"; there are: deye-micro`},
 		{"no profile", inverterWith(", profile: ecowatt-sim", ""), "inverters[0]: profile: "},
 		{"point", inverterWith("inv1,", "inv1, points: [vac9],"), `inverters[0]: points: "vac9" is no point of profile ecowatt-sim, which has vac1`},
 		{"point twice", inverterWith("inv1,", "inv1, points: [pac, pac],"), `inverters[0]: points: point "pac" stands twice`},
@@ -145,13 +145,13 @@ func TestCheckPoints(t *testing.T) {
 func TestLoadSettings(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, SettingsFile)
-	if _, err := LoadSettings(name); !errors.Is(err, ErrNoSettings) || !strings.Contains(err.Error(), name) {
+	if _, err := LoadSettings(name, ""); !errors.Is(err, ErrNoSettings) || !strings.Contains(err.Error(), name) {
 		t.Errorf("no file: %v", err)
 	}
 	if _, err := ParseSettings([]byte(leastSettings)); err != nil {
 		t.Errorf("what people are told to write is refused: %v", err)
 	}
-	if _, err := LoadSettings(dir); err == nil {
+	if _, err := LoadSettings(dir, ""); err == nil {
 		t.Error("a folder is taken for settings")
 	}
 	write := func(text string) {
@@ -161,11 +161,11 @@ func TestLoadSettings(t *testing.T) {
 		}
 	}
 	write("log_level: loud\n")
-	if _, err := LoadSettings(name); err == nil || !strings.HasPrefix(err.Error(), name+": log_level") {
+	if _, err := LoadSettings(name, ""); err == nil || !strings.HasPrefix(err.Error(), name+": log_level") {
 		t.Errorf("bad file: %v", err)
 	}
 	write(simInverter)
-	if s, err := LoadSettings(name); err != nil || s.Inverters[0].Name != "inv1" {
+	if s, err := LoadSettings(name, ""); err != nil || s.Inverters[0].Name != "inv1" {
 		t.Errorf("%+v, %v", s, err)
 	}
 }

@@ -5,12 +5,14 @@
 //
 //	for {
 //		wait(p.Next(now()))
-//		if sample, ok := p.Poll(ctx, now()); ok {
-//			keep(sample)
+//		for _, batch := range p.Poll(ctx, now()) {
+//			keep(batch)
 //		}
 //	}
 //
-// What could not be read is missing: never 0, and never what it was before.
+// What could not be read is missing: never 0, and never what it was before. A
+// point that is not read for every sample is therefore not in the others: points
+// of one class make batches of their own.
 //
 // Of all that is tried again, two things are decided here: a read of which no
 // answer was understood, as long as its tick lasts, and how soon an inverter that
@@ -38,7 +40,7 @@ type Inverter struct {
 	Name     string
 	Unit     byte
 	Profile  inverter.Profile
-	Points   []string      // names; the values of a sample are in this order
+	Points   []string      // names of what is read
 	Interval time.Duration // between two samples; whole ms, at least MinInterval
 }
 
@@ -52,19 +54,21 @@ type Source interface {
 }
 
 // Poller samples one inverter. Its methods are for one goroutine, except
-// Status, which any may call.
+// Status and Texts, which any may call.
 type Poller struct {
 	inverter Inverter
 	interval int64 // ms
 	source   Source
 	logger   *slog.Logger
 
-	plan    inverter.Plan
-	refused []int // for each read of the plan: exceptions 02 in a row
-	tick    int64 // the last one polled; −1 before
+	groups []*group // the points, by class
+	tick   int64    // the last one polled; −1 before
 
-	mu     sync.Mutex // guards status
+	read bool // the texts, since the inverter was away; a refusal counts
+
+	mu     sync.Mutex // guards what follows
 	status Status
+	texts  map[string]string
 }
 
 // New returns a poller of in, which reads from source. now, like all times
@@ -73,7 +77,10 @@ func New(in Inverter, source Source, logger *slog.Logger, now int64) (*Poller, e
 	if in.Interval < MinInterval || in.Interval%time.Millisecond != 0 {
 		return nil, fmt.Errorf("inverter %s: a sampling interval of %v is not in whole ms or shorter than %v", in.Name, in.Interval, MinInterval)
 	}
-	plan, err := in.Profile.Plan(in.Points)
+	if _, err := in.Profile.Plan(in.Points); err != nil {
+		return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+	}
+	groups, err := newGroups(in)
 	if err != nil {
 		return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
 	}
@@ -82,8 +89,7 @@ func New(in Inverter, source Source, logger *slog.Logger, now int64) (*Poller, e
 		interval: in.Interval.Milliseconds(),
 		source:   source,
 		logger:   logger.With("inverter", in.Name),
-		plan:     plan,
-		refused:  make([]int, len(plan.Reads())),
+		groups:   groups,
 		tick:     -1,
 		status:   Status{Name: in.Name, Since: now, LastSample: never},
 	}, nil
@@ -103,30 +109,107 @@ func (p *Poller) Status() Status {
 	return p.status
 }
 
-// Poll reads the inverter. The sample is of the instant now; false says that
-// there is none, because no value could be read or ctx has ended.
-func (p *Poller) Poll(ctx context.Context, now int64) (ecowatt.Sample, bool) {
+// Batch is a sample of the points of one class.
+type Batch struct {
+	Points []string // names, in the order of the values
+	Sample ecowatt.Sample
+}
+
+// Poll reads what is due of the inverter. The samples are of the instant now,
+// one for each class of which a value could be read; there is none when ctx has
+// ended.
+func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 	skipped := p.begin(now)
+	due := p.due()
+	if len(due) == 0 {
+		return nil
+	}
 	before := p.Status()
-	round := p.readAll(ctx, now, before.State == Away)
+	round := p.readAll(ctx, now, before.State == Away, due)
 	if ctx.Err() != nil {
-		return ecowatt.Sample{}, false
+		return nil
 	}
-	sample := ecowatt.Sample{At: now, Values: p.plan.Decode(round.words)}
-	known := 0
-	for _, v := range sample.Values {
-		if v.Valid {
-			known++
-		}
-	}
+	batches, known := p.decode(now, round, due)
 	after := before.after(now, round, known)
 	after.Skipped += skipped
 	p.mu.Lock()
 	p.status = after
 	p.mu.Unlock()
 	p.tell(ctx, before, after)
-	p.learn(ctx, round.errs)
-	return sample, known > 0
+	first := 0
+	for _, g := range due {
+		n := len(g.plan.Reads())
+		errs := round.errs[first : first+n]
+		g.note(p.tick, round.words[first:first+n], errs)
+		p.learn(ctx, g, errs)
+		first += n
+	}
+	if after.State == Away {
+		p.read = false // it may be another one when it is back
+		for _, g := range p.groups {
+			g.read = false
+		}
+	} else if !p.read {
+		p.readTexts(ctx)
+	}
+	return batches
+}
+
+// readTexts reads what the inverter calls itself. What it refuses, it does not
+// have; what it does not answer is asked again in the next tick.
+func (p *Poller) readTexts(ctx context.Context) {
+	texts := map[string]string{}
+	for _, t := range p.inverter.Profile.Texts {
+		words, err := p.readOne(ctx, t.Read())
+		if err != nil && !answered(err) {
+			return
+		}
+		if text := t.Decode(words); text != "" {
+			texts[t.Name] = text
+		}
+	}
+	p.read = true
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.texts = texts
+}
+
+// Texts returns what the inverter calls itself, by the names of the profile's
+// texts; nil until it was read. Nobody may change it.
+func (p *Poller) Texts() map[string]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.texts
+}
+
+// due returns the groups that are read in this tick, the fast one first.
+func (p *Poller) due() []*group {
+	var due []*group
+	for _, g := range p.groups {
+		if g.due(p.tick, p.interval) {
+			due = append(due, g)
+		}
+	}
+	return due
+}
+
+// decode makes the samples of a round, and counts the values that are known.
+func (p *Poller) decode(now int64, r round, due []*group) (batches []Batch, known int) {
+	values := make([][]ecowatt.Value, len(due))
+	asleep, first := false, 0
+	for i, g := range due {
+		n := len(g.plan.Reads())
+		values[i] = g.plan.Decode(r.words[first : first+n])
+		asleep = asleep || g.asleep(p.inverter.Profile.Sleeping, values[i])
+		first += n
+	}
+	for i, g := range due {
+		if n := g.judge(values[i], asleep); n > 0 {
+			known += n
+			batches = append(batches, Batch{Points: g.points, Sample: ecowatt.Sample{At: now, Values: values[i]}})
+		}
+	}
+	return batches, known
 }
 
 // begin notes the tick of now and returns how many were left out because the
@@ -149,9 +232,9 @@ type round struct {
 	retries  uint64
 }
 
-// readAll carries out the plan's reads. When nothing answers the first one,
-// the others are not tried: each would only wait as long again.
-func (p *Poller) readAll(ctx context.Context, now int64, away bool) round {
+// readAll carries out the reads of all groups that are due. When nothing answers
+// the first one, the others are not tried: each would only wait as long again.
+func (p *Poller) readAll(ctx context.Context, now int64, away bool, due []*group) round {
 	length := next(now, p.interval)
 	tick, cancel := context.WithTimeout(ctx, time.Duration(length)*time.Millisecond)
 	defer cancel()
@@ -159,11 +242,16 @@ func (p *Poller) readAll(ctx context.Context, now int64, away bool) round {
 	if away {
 		budget = 0
 	}
-	reads := p.plan.Reads()
-	r := round{points: len(p.plan.Registers()), words: make([][]uint16, len(reads)), errs: make([]error, len(reads))}
+	var reads []inverter.Read
+	points := 0
+	for _, g := range due {
+		reads = append(reads, g.plan.Reads()...)
+		points += len(g.points)
+	}
+	r := round{points: points, words: make([][]uint16, len(reads)), errs: make([]error, len(reads))}
 	for i, read := range reads {
 		for {
-			r.words[i], r.errs[i] = p.read(ctx, read)
+			r.words[i], r.errs[i] = p.readOne(ctx, read)
 			r.answered = r.answered || answered(r.errs[i])
 			if budget == 0 || !worthRetrying(r.errs[i]) || !pause(tick, retryPause(maxRetries-budget)) {
 				break
@@ -178,8 +266,8 @@ func (p *Poller) readAll(ctx context.Context, now int64, away bool) round {
 	return r
 }
 
-// read carries out one read.
-func (p *Poller) read(ctx context.Context, read inverter.Read) ([]uint16, error) {
+// readOne carries out one read.
+func (p *Poller) readOne(ctx context.Context, read inverter.Read) ([]uint16, error) {
 	words, err := p.source.Read(ctx, p.inverter.Unit, read)
 	if err == nil && len(words) != int(read.Count) {
 		err = fmt.Errorf("%d registers came instead of %d", len(words), read.Count)
@@ -205,26 +293,26 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // learn divides blocks that the inverter refuses for some register in them.
 // One refusal may be an accident; the second in a row is taken seriously.
-func (p *Poller) learn(ctx context.Context, errs []error) {
+func (p *Poller) learn(ctx context.Context, g *group, errs []error) {
 	for i, err := range errs {
 		if code, ok := exceptionCode(err); !ok || code != illegalAddress {
-			p.refused[i] = 0
+			g.refused[i] = 0
 			continue
 		}
-		p.refused[i]++
+		g.refused[i]++
 	}
-	for i, refusals := range slices.Backward(p.refused) {
+	for i, refusals := range slices.Backward(g.refused) {
 		if refusals != refusalsToSplit {
 			continue
 		}
-		read := p.plan.Reads()[i]
-		split, ok := p.plan.Split(i)
+		read := g.plan.Reads()[i]
+		split, ok := g.plan.Split(i)
 		if !ok {
 			p.logger.WarnContext(ctx, "the inverter does not have a point of its profile", "code", "point_refused", "table", read.Table.String(), "address", read.Address)
 			continue
 		}
 		p.logger.InfoContext(ctx, "the inverter refuses a block of registers; it is divided", "code", "block_refused", "table", read.Table.String(), "address", read.Address, "count", read.Count)
-		p.plan = split
-		p.refused = slices.Replace(p.refused, i, i+1, 0, 0)
+		g.plan = split
+		g.refused = slices.Replace(g.refused, i, i+1, 0, 0)
 	}
 }

@@ -96,10 +96,11 @@ func newRig(t *testing.T, points ...string) *rig {
 func (r *rig) poll() string {
 	r.t.Helper()
 	r.now += r.Next(r.now).Milliseconds()
-	s, ok := r.Poll(r.t.Context(), r.now)
-	if !ok {
+	batches := r.Poll(r.t.Context(), r.now)
+	if len(batches) != 1 {
 		return "none"
 	}
+	s := batches[0].Sample
 	if s.At != r.now {
 		r.t.Errorf("sample of %d at %d", s.At, r.now)
 	}
@@ -353,8 +354,8 @@ func TestEndOfContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		start := time.Now()
-		if _, ok := r.Poll(ctx, r.now+5000); ok || time.Since(start) != time.Minute {
-			t.Errorf("a sample: %v, after %v", ok, time.Since(start))
+		if got := r.Poll(ctx, r.now+5000); got != nil || time.Since(start) != time.Minute {
+			t.Errorf("a sample: %v, after %v", got, time.Since(start))
 		}
 		if diff := cmp.Diff(before, r.Status()); diff != "" {
 			t.Errorf("the end of the context is taken for the inverter's fault (-want +got):\n%s", diff)
@@ -375,11 +376,11 @@ func TestLoop(t *testing.T) {
 				r.fake.delay = 11 * time.Second
 			}
 			time.Sleep(r.Next(now())) // virtual
-			s, ok := r.Poll(t.Context(), now())
-			if !ok {
+			batches := r.Poll(t.Context(), now())
+			if len(batches) != 1 {
 				t.Fatal("no sample")
 			}
-			at = append(at, s.At)
+			at = append(at, batches[0].Sample.At)
 		}
 		want := []int64{1_005_000, 1_010_000, 1_015_000, 1_020_000, 1_035_000, 1_050_000, 1_055_000, 1_060_000, 1_065_000}
 		if diff := cmp.Diff(want, at); diff != "" {
