@@ -107,13 +107,16 @@ func (a *station) now() int64 { return time.Since(a.began).Milliseconds() }
 // poll polls inverter i once and keeps the sample, if there is one.
 func (a *station) poll(ctx context.Context, i int) error {
 	a.polls[i]++
-	s, ok := a.pollers[i].Poll(ctx, a.now())
-	if !ok {
-		return nil
-	}
+	batches := a.pollers[i].Poll(ctx, a.now())
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.buffer.Add(buffer.Reading{Inverter: a.pollers[i].Status().Name, Points: a.profile.PointNames(), Sample: s}, time.Duration(a.now())*time.Millisecond)
+	for _, b := range batches {
+		reading := buffer.Reading{Inverter: a.pollers[i].Status().Name, Points: b.Points, Sample: b.Sample}
+		if err := a.buffer.Add(reading, time.Duration(a.now())*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // run polls inverter i until ctx ends.
