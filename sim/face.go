@@ -11,6 +11,7 @@ import (
 // face is what an inverter shows of itself. Without faults it tells the truth.
 type face struct {
 	limit float64   // %, that can be read back
+	set   memory    // what was written besides
 	last  page      // of the last read that was not frozen
 	deaf  time.Time // until when nothing is answered
 
@@ -22,14 +23,15 @@ type face struct {
 func (s *Simulator) page(i int, frozen bool) page {
 	f := &s.faces[i]
 	if !frozen || f.last == (page{}) {
-		f.last = page{reading: s.site.read(i), limit: f.limit}
+		f.last = page{reading: s.site.read(i), limit: f.limit, rated: s.site.plants[i].rated}
 	}
 	return f.last
 }
 
-// write orders the limit that r says.
+// write orders the limit that r says, or opens or closes the gate without which
+// the limit has no effect.
 func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
-	percent, err := s.layout.write(r)
+	o, err := s.layout.write(r)
 	if err != nil {
 		return err
 	}
@@ -41,11 +43,21 @@ func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
 	if f.Kind == fault.Deaf {
 		face.deaf = now.Add(f.For)
 	}
-	face.limit = percent
-	if f.Kind != fault.NoEffect {
-		s.site.plants[i].limit = percent
+	if o.limit {
+		face.limit = o.percent
 	}
-	s.options.Logger.Info("limit written", "unit", r.Unit, "percent", percent)
+	for j, w := range o.words {
+		face.set[r.Address+uint16(j)] = w
+	}
+	open := s.layout.open(face.set)
+	switch {
+	case f.Kind == fault.NoEffect:
+	case open:
+		s.site.plants[i].limit = face.limit
+	default:
+		s.site.plants[i].limit = 100
+	}
+	s.options.Logger.Info("limit written", "unit", r.Unit, "percent", face.limit, "in_force", open)
 	return nil
 }
 
@@ -57,7 +69,9 @@ func (s *Simulator) undo(now time.Time) {
 			continue
 		}
 		f.limit, f.undoAt = f.undoneTo, time.Time{}
-		s.site.plants[i].limit = f.undoneTo
+		if s.layout.open(f.set) {
+			s.site.plants[i].limit = f.undoneTo
+		}
 	}
 }
 

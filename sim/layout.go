@@ -10,22 +10,31 @@ import (
 	"ecowatt/inverter/modbus"
 )
 
-// limitPoint is the point that can be written.
-const limitPoint = "export_power_percent"
-
 // layout says where in the registers of a profile which word stands.
-type layout map[address]place
+type layout struct {
+	places   map[address]place
+	sleeping inverter.Sleeping
+	phases   float64            // among which the current is divided
+	limit    *inverter.Register // that orders the limit; nil if the profile has none
+}
 
 type address struct {
 	table inverter.Table
 	word  uint16
 }
 
-// place is one word of a register.
+// place is one word of a register, or, where the register has no point, a word
+// that stands there until it is written.
 type place struct {
 	register inverter.Register
 	word     int
+	initial  uint16
 }
+
+func (p place) fixed() bool { return p.register.Point.Name == "" }
+
+// memory is what was written to registers that have no point, by address.
+type memory map[uint16]uint16
 
 // ownProfile is the one beyond whose registers this simulator has more of its
 // own.
@@ -42,104 +51,196 @@ func beyond() []inverter.Register {
 	}
 }
 
-// newLayout lays out the registers of a profile. It refuses points that no
-// inverter here has.
-func newLayout(p inverter.Profile) (layout, error) {
-	l := layout{}
+// newLayout lays out the registers of a profile, and returns the points that no
+// inverter here has: they stand at "no value", or at 0 where there is no such.
+func newLayout(p inverter.Profile) (l layout, unknown []string, err error) {
+	l = layout{places: map[address]place{}, sleeping: p.Sleeping, phases: 1}
 	registers := p.Registers
 	if p.Name == ownProfile {
 		registers = slices.Concat(registers, beyond())
 	}
+	if _, ok := p.Register("vac3"); ok {
+		l.phases = 3
+	}
+	reach := p.Gap
 	for _, r := range registers {
-		if _, ok := measured(r.Point.Name, page{}); !ok {
-			return nil, fmt.Errorf("profile %s: the simulator has no point %q", p.Name, r.Point.Name)
+		if r.Scale.Given { // which is read with the register, and all that stands between
+			reach = max(reach, int(r.Address)-int(r.Scale.Address), int(r.Scale.Address)-int(r.Address))
 		}
-		if r.Point.Writable && r.Point.Name != limitPoint {
-			return nil, fmt.Errorf("profile %s: point %q cannot be written here", p.Name, r.Point.Name)
+		if _, ok := l.measured(r.Point.Name, page{}); !ok {
+			unknown = append(unknown, r.Point.Name)
 		}
-		for i := range r.Type.Words() {
-			l[address{r.Table, r.Address + uint16(i)}] = place{r, i}
+		l.scale(&r)
+		l.put(r, r.Table, r.Address)
+		if r.Point.Writable && r.Point.Name == limitPoint {
+			if err := l.control(r); err != nil {
+				return layout{}, nil, fmt.Errorf("profile %s: %w", p.Name, err)
+			}
 		}
 	}
-	return l, nil
-}
-
-// page is what an inverter shows at one moment.
-type page struct {
-	reading
-	limit float64 // %
-}
-
-// measured is the value of a point, in its unit, on a page.
-func measured(point string, p page) (float64, bool) {
-	switch point {
-	case "vac1":
-		return p.vac, true
-	case "iac1":
-		return p.iac, true
-	case "fac1":
-		return p.fac, true
-	case "vpv1":
-		return p.vpv[0], true
-	case "vpv2":
-		return p.vpv[1], true
-	case "ipv1":
-		return p.ipv[0], true
-	case "ipv2":
-		return p.ipv[1], true
-	case "temp":
-		return p.temp, true
-	case "pac":
-		return p.pac, true
-	case "status":
-		return float64(p.status), true
-	case "alarm":
-		return float64(p.alarm), true
-	case energyToday:
-		return p.energy.Today / 1000, true
-	case energyTotal:
-		return p.energy.Total / 1000, true
-	case limitPoint:
-		return p.limit, true
+	for _, t := range p.Texts {
+		for i := range t.Words {
+			l.places[address{t.Table, t.Address + uint16(i)}] = place{initial: textWord(i)}
+		}
 	}
-	return 0, false
+	l.fill(reach)
+	return l, unknown, nil
 }
 
-// The points that count, in kWh.
-const energyToday, energyTotal = "energy_today", "energy_total"
-
-// raw is the whole number that stands for a value in a register. A counter
-// begins again at 0 after the most that fits.
-func raw(value float64, g inverter.Register) int64 {
-	n := int64(math.Round(value * math.Pow10(-g.Point.Exponent)))
-	if g.Point.Name == energyToday || g.Point.Name == energyTotal {
-		n &= 1<<min(16*g.Type.Words(), 63) - 1
+// put lays r out from at on, where nothing stands yet.
+func (l layout) put(r inverter.Register, t inverter.Table, at uint16) {
+	for i := range r.Type.Words() {
+		a := address{t, at + uint16(i)}
+		if _, ok := l.places[a]; !ok {
+			l.places[a] = place{register: r, word: i}
+		}
 	}
-	return n
+}
+
+// scale lays out the scale factor of r, which is the exponent of the first of
+// the points that it is for, and turns r into a register with that exponent.
+func (l layout) scale(r *inverter.Register) {
+	if !r.Scale.Given {
+		return
+	}
+	a := address{r.Table, r.Scale.Address}
+	if _, ok := l.places[a]; !ok {
+		exponent := r.Point.Exponent
+		if r.Type.Words() == 1 && (r.Point.Unit == "W" || r.Point.Unit == "VA" || r.Point.Unit == "var") {
+			exponent = max(exponent, 0) // tenths of these do not fit
+		}
+		l.places[a] = place{initial: uint16(int16(exponent))}
+	}
+	r.Point.Exponent = int(int16(l.places[a].initial))
+	r.Scale = inverter.Scale{}
+}
+
+// control lays out where the limit is ordered: the value, its gate, and what
+// the owner must have set.
+func (l *layout) control(r inverter.Register) error {
+	l.limit = &r
+	c := r.Control
+	if c == nil {
+		return nil
+	}
+	l.put(r, inverter.Holding, c.Address)
+	settings := c.Requires
+	if c.Gate.Given {
+		settings = slices.Concat(settings, []inverter.Setting{{Place: c.Gate.Place, Value: c.Gate.Off.Raw}})
+	}
+	for _, s := range settings {
+		ws, err := encodeAt(s.Place, s.Value)
+		if err != nil {
+			return err
+		}
+		for i, w := range ws {
+			l.places[address{inverter.Holding, s.Address + uint16(i)}] = place{initial: w}
+		}
+	}
+	return nil
+}
+
+func encodeAt(p inverter.Place, value int64) ([]uint16, error) {
+	return inverter.Register{Type: p.Type, Order: p.Order}.Encode(value)
+}
+
+// textWord is a word of the texts that inverters here hold.
+func textWord(i int) uint16 {
+	const text = "EcoWatt sim "
+	i = 2 * i
+	if i+1 >= len(text) {
+		return 0
+	}
+	return uint16(text[i])<<8 | uint16(text[i+1])
+}
+
+// fill puts words between those that are no more than gap words apart, as far
+// as reads of the profile carry along what nobody asked for.
+func (l layout) fill(gap int) {
+	var all []address
+	for a := range l.places {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b address) int { return (int(a.table)-int(b.table))<<20 + int(a.word) - int(b.word) })
+	for i := 1; i < len(all); i++ {
+		a, b := all[i-1], all[i]
+		if a.table != b.table || int(b.word)-int(a.word)-1 > gap {
+			continue
+		}
+		for w := a.word + 1; w < b.word; w++ {
+			l.places[address{a.table, w}] = place{}
+		}
+	}
 }
 
 // read returns the words that r asks for.
-func (l layout) read(r modbus.Request, now page) ([]uint16, error) {
-	words := make([]uint16, r.Count)
-	for i := range words {
-		at, ok := l[address{inverter.Table(r.Function), r.Address + uint16(i)}]
+func (l layout) read(r modbus.Request, now page, set memory) ([]uint16, error) {
+	got := make([]uint16, r.Count)
+	for i := range got {
+		a := address{inverter.Table(r.Function), r.Address + uint16(i)}
+		at, ok := l.places[a]
 		if !ok {
-			return nil, l.refusal(inverter.Table(r.Function))
+			return nil, l.refusal(a.table)
 		}
-		value, _ := measured(at.register.Point.Name, now)
-		encoded, err := at.register.Encode(raw(value, at.register))
+		if at.fixed() {
+			got[i] = at.initial
+			if w, ok := set[a.word]; ok && a.table == inverter.Holding {
+				got[i] = w
+			}
+			continue
+		}
+		encoded, err := l.encode(at.register, now)
 		if err != nil {
 			return nil, fmt.Errorf("encoding %s: %w", at.register.Point.Name, err)
 		}
-		words[i] = encoded[at.word]
+		got[i] = encoded[at.word]
+	}
+	return got, nil
+}
+
+// encode is what a register holds.
+func (l layout) encode(g inverter.Register, now page) ([]uint16, error) {
+	value, ok := l.measured(g.Point.Name, now)
+	switch {
+	case g.Point.Name == l.sleeping.Point:
+		return g.Encode(l.state(g, now))
+	case ok:
+		n := raw(value, g)
+		encoded, err := g.Encode(n)
+		if err == nil || n != 0 || len(g.Absent) == 0 {
+			return encoded, err
+		}
+	}
+	words := make([]uint16, g.Type.Words())
+	if len(g.Absent) > 0 {
+		for i := range words {
+			at := len(words) - 1 - i
+			if g.Order == inverter.LowFirst {
+				at = i
+			}
+			words[at] = uint16(g.Absent[0] >> (16 * i))
+		}
 	}
 	return words, nil
+}
+
+// state is the value of the point that says whether the inverter sleeps.
+func (l layout) state(g inverter.Register, now page) int64 {
+	if now.status == Sleeping {
+		return l.sleeping.Values[0]
+	}
+	for _, n := range g.Names {
+		if v := int64(n.Number); !slices.Contains(l.sleeping.Values, v) && v > 0 {
+			return v
+		}
+	}
+	return slices.Max(l.sleeping.Values) + 1
 }
 
 // refusal is the exception for an address that is not in a table: an inverter
 // without any register of that table does not know the function.
 func (l layout) refusal(t inverter.Table) error {
-	for at := range l {
+	for at := range l.places {
 		if at.table == t {
 			return modbus.ErrIllegalAddress
 		}
@@ -147,16 +248,70 @@ func (l layout) refusal(t inverter.Table) error {
 	return modbus.ErrIllegalFunction
 }
 
-// write returns the limit, in percent, that r orders.
-func (l layout) write(r modbus.Request) (float64, error) {
-	at, ok := l[address{inverter.Holding, r.Address}]
+// order is what a write orders: a limit in percent, or words that are kept.
+type order struct {
+	percent float64
+	limit   bool
+	words   []uint16
+}
+
+// write returns what r orders.
+func (l layout) write(r modbus.Request) (order, error) {
+	at, ok := l.places[address{inverter.Holding, r.Address}]
+	if ok && at.fixed() && l.gate(r) {
+		return order{words: r.Values}, nil
+	}
 	g := at.register
-	if !ok || !g.Point.Writable || at.word != 0 || len(r.Values) != g.Type.Words() {
-		return 0, modbus.ErrIllegalAddress
+	if !ok || l.limit == nil || g.Point.Name != limitPoint || at.word != 0 || len(r.Values) != g.Type.Words() || !l.orders(r.Address) {
+		return order{}, modbus.ErrIllegalAddress
 	}
-	raw, err := g.Decode(r.Values)
-	if err != nil || g.CheckWrite(raw) != nil {
-		return 0, modbus.ErrIllegalValue
+	n, err := g.Decode(r.Values)
+	if c := g.Control; err == nil && c != nil && c.Release.Valid && n == c.Release.Raw {
+		return order{percent: 100, limit: true}, nil
 	}
-	return float64(raw) * math.Pow10(g.Point.Exponent), nil
+	if err != nil || g.CheckWrite(n) != nil {
+		return order{}, modbus.ErrIllegalValue
+	}
+	return order{percent: float64(n) * math.Pow10(g.Point.Exponent), limit: true}, nil
+}
+
+// orders reports whether the limit is written at a, and not only read there.
+func (l layout) orders(a uint16) bool {
+	if c := l.limit.Control; c != nil {
+		return a == c.Address
+	}
+	return a == l.limit.Address
+}
+
+// gate reports whether r writes the whole gate of the limit.
+func (l layout) gate(r modbus.Request) bool {
+	if l.limit == nil || l.limit.Control == nil || !l.limit.Control.Gate.Given {
+		return false
+	}
+	g := l.limit.Control.Gate
+	return r.Address == g.Address && len(r.Values) == g.Type.Words()
+}
+
+// open reports whether the gate of the limit, with what was written to it, lets
+// the limit have an effect.
+func (l layout) open(set memory) bool {
+	if l.limit == nil || l.limit.Control == nil || !l.limit.Control.Gate.Given {
+		return true
+	}
+	g := l.limit.Control.Gate
+	on, err := encodeAt(g.Place, g.On)
+	if err != nil {
+		return false
+	}
+	for i, w := range on {
+		a := g.Address + uint16(i)
+		is, ok := set[a]
+		if !ok {
+			is = l.places[address{inverter.Holding, a}].initial
+		}
+		if is != w {
+			return false
+		}
+	}
+	return true
 }

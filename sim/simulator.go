@@ -30,7 +30,7 @@ const (
 // Options say what is simulated. The zero value is one inverter with the
 // profile's unit, under a clear sky in March at 40° north, at midnight.
 type Options struct {
-	Profile     inverter.Profile     // required; its points must be some that an inverter here has
+	Profile     inverter.Profile     // required; points of it that no inverter here has have no value, or 0
 	Inverters   int                  // with the units Profile.Unit and following; 0 is 1
 	Weather     Weather              // nil: a clear sky
 	Start       time.Duration        // the time of day at which it starts, by the weather's clock
@@ -107,7 +107,7 @@ func New(o Options) (*Simulator, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	places, err := newLayout(o.Profile)
+	places, unknown, err := newLayout(o.Profile)
 	if err != nil {
 		return nil, err
 	}
@@ -119,9 +119,12 @@ func New(o Options) (*Simulator, error) {
 		faces:   make([]face, o.Inverters),
 		faults:  fault.NewPlan(o.Faults, o.Seed),
 	}
+	if len(unknown) > 0 {
+		o.Logger.Warn("points that are not simulated have no value, or 0", "profile", o.Profile.Name, "points", unknown)
+	}
 	s.site.change(o.adjust)
 	for i, p := range s.site.plants {
-		s.faces[i].limit = p.limit
+		s.faces[i].limit, s.faces[i].set = p.limit, memory{}
 		if i < len(o.Energy) {
 			p.energy = o.Energy[i]
 		}
@@ -220,7 +223,7 @@ func (s *Simulator) Handle(_ context.Context, r modbus.Request) ([]uint16, error
 func (s *Simulator) carryOut(i int, r modbus.Request, f fault.Rule) ([]uint16, error) {
 	switch r.Function {
 	case modbus.ReadHolding, modbus.ReadInput:
-		return s.layout.read(r, s.page(i, f.Kind == fault.Frozen))
+		return s.layout.read(r, s.page(i, f.Kind == fault.Frozen), s.faces[i].set)
 	case modbus.WriteSingle, modbus.WriteMultiple:
 		return nil, s.write(i, r, f)
 	}

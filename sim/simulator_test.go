@@ -304,12 +304,6 @@ func TestTrace(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	good := simProfile(t)
-	with := func(change func(*inverter.Profile)) inverter.Profile {
-		p := good
-		p.Registers = append([]inverter.Register(nil), p.Registers...)
-		change(&p)
-		return p
-	}
 	for _, x := range []struct {
 		name string
 		o    Options
@@ -321,16 +315,6 @@ func TestNewRefuses(t *testing.T) {
 		{"fewer than none", Options{Profile: good, Inverters: -1}, "-1 inverters are not within 1 and 231"},
 		{"more than there are units", Options{Profile: good, Inverters: 232}, "232 inverters are not within 1 and 231"},
 		{"before midnight", Options{Profile: good, Start: -1}, "a start at -1ns is before midnight"},
-		{
-			"other point",
-			Options{Profile: with(func(p *inverter.Profile) { p.Registers[3].Point.Name = "vpv9" })},
-			`profile ecowatt-sim: the simulator has no point "vpv9"`,
-		},
-		{
-			"other writable point",
-			Options{Profile: with(func(p *inverter.Profile) { p.Registers[3].Point.Writable = true })},
-			`profile ecowatt-sim: point "vpv1" cannot be written here`,
-		},
 	} {
 		if s, err := New(x.o); err == nil || err.Error() != x.want {
 			t.Errorf("%s: %v, %v, want %s", x.name, s, err, x.want)

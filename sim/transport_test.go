@@ -229,7 +229,7 @@ func TestLateAnswersDoNotShiftTheNext(t *testing.T) {
 				t.Errorf("late, but %v", got)
 			}
 			one.Address = 9 - one.Address
-			want, err := s.layout.read(one, page{reading: s.model(0), limit: 100})
+			want, err := s.layout.read(one, page{reading: s.model(0), limit: 100}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
