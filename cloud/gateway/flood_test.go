@@ -235,11 +235,34 @@ func TestMemoryForStrangers(t *testing.T) {
 	} {
 		for _, chunked := range []bool{false, true} {
 			for _, path := range []string{wire.PathSession, wire.PathExchange} {
-				if big := cost(path, msg, chunked); big > small+16<<10 {
+				if big := cost(path, msg, chunked); big > small+8<<10 {
 					t.Errorf("%s to %s, chunked %v: %d bytes are allocated, %d for a short one", name, path, chunked, big, small)
 				}
 			}
 		}
+	}
+}
+
+// TestMemoryForPromises: a length that is announced takes no memory before the
+// bytes come, also from whoever knows the name of a session.
+//
+// Attacks: W8
+func TestMemoryForPromises(t *testing.T) {
+	c := newCloud(t)
+	d := c.connected("roof-1")
+	start := d.seal(wire.Request{}).bytes[:wire.HeaderSize]
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const rounds = 50
+	for range rounds {
+		r := httptest.NewRequest(http.MethodPost, wire.PathExchange, bytes.NewReader(start))
+		r.ContentLength = wire.RequestOverhead + 4000*wire.PadUnit
+		r.Header.Set("Content-Type", wire.ContentType)
+		c.err(c.do(r), "a broken promise", wire.CodeMalformed)
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / rounds; each > 64<<10 {
+		t.Errorf("%d bytes are allocated for a length that was announced", each)
 	}
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"runtime"
@@ -50,6 +51,23 @@ func TestLimiter(t *testing.T) {
 	}
 	if n := taken(newLimiter(1, noon), "192.0.2.1", noon); n != 5 {
 		t.Errorf("%d at once at 1 a second, want 5", n)
+	}
+}
+
+// TestManyAtTheirLimit: the table has room for many who are at their limit.
+func TestManyAtTheirLimit(t *testing.T) {
+	l := newLimiter(20, noon)
+	const many = 2000
+	for round, want := range []int{100, 0} {
+		left := 0
+		for n := range many {
+			if taken(l, fmt.Sprintf("10.0.%d.%d", n>>8, n&0xff), noon) != want {
+				left++
+			}
+		}
+		if left > many/100 { // where too many share a set by chance
+			t.Errorf("round %d: %d of %d are not limited as they should be", round, left, many)
+		}
 	}
 }
 
