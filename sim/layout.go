@@ -67,7 +67,7 @@ func newLayout(p inverter.Profile) (l layout, unknown []string, err error) {
 		if r.Scale.Given { // which is read with the register, and all that stands between
 			reach = max(reach, int(r.Address)-int(r.Scale.Address), int(r.Scale.Address)-int(r.Address))
 		}
-		if _, ok := l.measured(r.Point.Name, page{}); !ok {
+		if _, ok := l.measured(r.Point.Name, page{}); !ok && r.Point.Name != l.sleeping.Point {
 			unknown = append(unknown, r.Point.Name)
 		}
 		l.scale(&r)

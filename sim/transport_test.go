@@ -23,6 +23,8 @@ import (
 	foreign "github.com/simonvetter/modbus"
 	"golang.org/x/sys/unix"
 
+	"ecowatt"
+	"ecowatt/internal/disk/disktest"
 	"ecowatt/inverter/modbus"
 	"ecowatt/sim/fault"
 )
@@ -360,7 +362,11 @@ func TestAsleep(t *testing.T) {
 		set := func(awake bool) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.site.plants[0].awake = awake
+			s.site.weather = still{}
+			if awake {
+				s.site.weather = still{noon}
+			}
+			s.site.step(1)
 		}
 		for _, awake := range []bool{true, false, true} {
 			set(awake)
@@ -526,5 +532,98 @@ func TestMbpollLine(t *testing.T) {
 	}
 	if diff := cmp.Diff(s.asked(t).Words, got); diff != "" {
 		t.Errorf("(-served +read):\n%s\n%s", diff, out)
+	}
+}
+
+// TestBlockIsDivided: when an inverter refuses one register, an agent comes to
+// read all others, and the one is missing.
+func TestBlockIsDivided(t *testing.T) {
+	eachTransport(t, func(t *testing.T, s *served, c modbus.Transport) {
+		if err := s.Misbehave(fault.Rule{Kind: fault.Exception, Code: 2, Addresses: []uint16{7}, Probability: 1}); err != nil {
+			t.Fatal(err)
+		}
+		a := newStation(t, simProfile(t), disktest.New())
+		a.add(t, "inv", 17, time.Second, modbus.NewBus(c, modbus.BusOptions{}))
+		var last []ecowatt.Value
+		for tick := range 20 {
+			for _, b := range a.pollers[0].Poll(t.Context(), int64(tick)*1000) {
+				last = b.Sample.Values
+			}
+		}
+		want := s.held(t)
+		for i, v := range last {
+			if v.Valid == (i == 7) || v.Valid && v.Raw != int64(want[i]) {
+				t.Errorf("register %d: %+v, holds %d", i, v, want[i])
+			}
+		}
+		if len(last) != 10 {
+			t.Errorf("%d values", len(last))
+		}
+	})
+}
+
+// held is what the inverter holds, whatever it says.
+func (s *served) held(t *testing.T) []uint16 {
+	t.Helper()
+	words, err := s.layout.read(all(17), page{reading: s.model(0), limit: 100}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return words
+}
+
+// TestRestart: a client finds an inverter again that was switched off and on,
+// and a value from before is not taken for one of after.
+func TestRestart(t *testing.T) {
+	for name, client := range map[string]func(string) modbus.Transport{
+		"tcp": func(at string) modbus.Transport {
+			return modbus.NewClient(at, modbus.ClientOptions{Timeout: 5 * time.Second})
+		},
+		"rtutcp": func(at string) modbus.Transport {
+			return modbus.NewRTUClient(at, modbus.ClientOptions{Timeout: 5 * time.Second})
+		},
+		"http": func(at string) modbus.Transport {
+			return modbus.NewHTTPClient("http://"+at, modbus.ClientOptions{Timeout: 5 * time.Second})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := "127.0.0.1:0"
+			start := func(night bool) (stop func()) {
+				o := Options{Speed: 1e-9}
+				if night {
+					o.Weather = still{}
+				}
+				s := newSimulator(t, o)
+				l, err := net.Listen("tcp", address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				address = l.Addr().String()
+				ctx, cancel := context.WithCancel(t.Context())
+				stopped := make(chan error)
+				ends := map[string]Ends{"tcp": {TCP: l}, "rtutcp": {RTU: l}, "http": {HTTP: l}}[name]
+				go func() { stopped <- s.Run(ctx, ends) }()
+				return func() {
+					cancel()
+					if err := <-stopped; err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			stop := start(false)
+			c := client(address)
+			defer c.Close()
+			if words, err := c.Do(t.Context(), all(17)); err != nil || words[9] == 0 {
+				t.Fatalf("by day: %v, %v", words, err)
+			}
+			stop()
+			if words, err := c.Do(t.Context(), all(17)); err == nil {
+				t.Errorf("switched off: %v", words)
+			}
+			defer start(true)()
+			if words, err := c.Do(t.Context(), all(17)); err != nil || words[9] != 0 {
+				t.Errorf("by night: %v, %v", words, err)
+			}
+		})
 	}
 }
