@@ -22,8 +22,10 @@ type Ends struct {
 	HTTP net.Listener       // RTU frames in HTTP requests, see Simulator.HTTP
 }
 
-// saveEvery is how often the counters of energy are saved.
-const saveEvery = time.Minute
+const (
+	saveEvery       = time.Minute // how often the counters of energy are saved
+	shutdownTimeout = 5 * time.Second
+)
 
 // Run lets time pass and answers the requests that come at ends, which it
 // closes, until ctx ends; that is no error.
@@ -50,6 +52,7 @@ func (s *Simulator) Run(ctx context.Context, ends Ends) error {
 		begin("serving RTU over TCP", func() error { return server.ServeRTU(ctx, ends.RTU) })
 	}
 	if ends.Line != nil {
+		s.options.Logger.Info("listening", "transport", "rtu", "profile", s.options.Profile.Name, "units", s.units(), "speed", s.options.Speed)
 		begin("serving the serial line", func() error { return s.serveLine(ctx, server, ends.Line) })
 	}
 	if ends.HTTP != nil {
@@ -86,12 +89,23 @@ func (s *Simulator) serveHTTP(ctx context.Context, l net.Listener, server *modbu
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stop := context.AfterFunc(ctx, func() { _ = h.Close() }) // Serve says how it ended
-	defer stop()
-	if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if h.Shutdown(limited) != nil {
+			_ = h.Close() // whoever still reads does not get the rest
+		}
+	})
+	err := h.Serve(l)
+	if !stop() {
+		<-ended
 	}
-	return nil
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 // has reports whether unit is one of the inverters.
