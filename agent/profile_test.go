@@ -106,7 +106,7 @@ func TestTextsAndSlowPoints(t *testing.T) {
 		}
 		counts := map[string]uint64{}
 		for _, b := range r.cloud.blocks {
-			counts[strings.Join(b.Points, " ")] += uint64(b.Count)
+			counts[strings.Join(b.Points, " ")] += b.Count
 		}
 		// Whatever waits for the next exchange is on the disk.
 		if fast, slow := counts["pac"], counts["vac1"]; len(counts) != 2 || slow < 40 || fast != slow*12 && fast/12 != slow && fast/12 != slow-1 {

@@ -65,7 +65,8 @@ func TestEncodeIsTheInverseOfDecode(t *testing.T) {
 		words, err := r.Encode(raw)
 		limits := r.Type.limits()
 		exact := r.Type != F32 || int64(float32(raw)) == raw
-		if fits := limits.Holds(raw) && raw != 0x7fff && exact; (err == nil) != fits && !(r.Type == F32 && raw == 0x7fff) {
+		absent := raw == 0x7fff && r.Type != F32 // where the pattern is another number
+		if fits := limits.Holds(raw) && !absent && exact; (err == nil) != fits {
 			t.Fatalf("Encode(%d) of %v: %v; fits: %v", raw, r.Type, err, fits)
 		}
 		if err != nil {

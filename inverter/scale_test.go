@@ -13,8 +13,10 @@ import (
 )
 
 func scaled(exponent int) Register {
-	return Register{Point: ecowatt.Point{Name: "w", Exponent: exponent}, Table: Holding, Address: 10, Type: S16,
-		Scale: Scale{Given: true, Address: 11}, Absent: []uint64{0x8000}}
+	return Register{
+		Point: ecowatt.Point{Name: "w", Exponent: exponent}, Table: Holding, Address: 10, Type: S16,
+		Scale: Scale{Given: true, Address: 11}, Absent: []uint64{0x8000},
+	}
 }
 
 func TestDecodeWithAScaleFactor(t *testing.T) {
@@ -135,8 +137,13 @@ func TestDescribe(t *testing.T) {
 		raw  int64
 		want string
 	}{
-		{state, 1, "off"}, {state, 0x9100, "alarm"}, {state, 2, ""}, {state, -1, ""},
-		{events, 0, ""}, {events, 1, "ground fault"}, {events, 1<<31 | 1<<4, "bit 4, last"},
+		{state, 1, "off"},
+		{state, 0x9100, "alarm"},
+		{state, 2, ""},
+		{state, -1, ""},
+		{events, 0, ""},
+		{events, 1, "ground fault"},
+		{events, 1<<31 | 1<<4, "bit 4, last"},
 		{Register{Type: U16}, 3, ""},
 	} {
 		if got := c.r.Describe(c.raw); got != c.want {

@@ -55,8 +55,10 @@ func TestDocument(t *testing.T) {
 func unexplained(t *testing.T, rows map[string]string) (missing []string) {
 	t.Helper()
 	for _, change := range []struct{ old, with string }{
-		{"title:", "nothing: 1\ntitle:"}, {"  - {point: temp,", "  - {nothing: 1, point: temp,"},
-		{"      range:", "      nothing: 1\n      range:"}, {"words: 8,", "words: 8, nothing: 1,"},
+		{"title:", "nothing: 1\ntitle:"},
+		{"  - {point: temp,", "  - {nothing: 1, point: temp,"},
+		{"      range:", "      nothing: 1\n      range:"},
+		{"words: 8,", "words: 8, nothing: 1,"},
 	} {
 		_, err := Parse("p.yaml", []byte(strings.Replace(whole, change.old, change.with, 1)))
 		if err == nil {

@@ -134,8 +134,10 @@ func formatWrite(r inverter.Register) string {
 }
 
 func formatPlace(at inverter.Place) []string {
-	return []string{"address", fmt.Sprint(at.Address), "type", other(at.Type.String(), inverter.U16.String()),
-		"order", other(at.Order.String(), inverter.HighFirst.String())}
+	return []string{
+		"address", fmt.Sprint(at.Address), "type", other(at.Type.String(), inverter.U16.String()),
+		"order", other(at.Order.String(), inverter.HighFirst.String()),
+	}
 }
 
 // flow is a mapping on one line, of fields and their values in turn; those with

@@ -411,9 +411,15 @@ func TestTables(t *testing.T) {
 		offset int
 		typ    string
 	}{
-		{1, "Mn", 2, "string"}, {1, "Md", 18, "string"}, {1, "Vr", 42, "string"}, {1, "SN", 50, "string"},
-		{123, "WMaxLim_Ena", 9, "enum16"}, {123, "WMaxLimPct_RvrtTms", 7, "uint16"},
-		{704, "WMaxLimPctEna", 14, "enum16"}, {704, "WMaxLimPctRvrt", 16, "uint16"}, {704, "WMaxLimPctRvrtTms", 18, "uint32"},
+		{1, "Mn", 2, "string"},
+		{1, "Md", 18, "string"},
+		{1, "Vr", 42, "string"},
+		{1, "SN", 50, "string"},
+		{123, "WMaxLim_Ena", 9, "enum16"},
+		{123, "WMaxLimPct_RvrtTms", 7, "uint16"},
+		{704, "WMaxLimPctEna", 14, "enum16"},
+		{704, "WMaxLimPctRvrt", 16, "uint16"},
+		{704, "WMaxLimPctRvrtTms", 18, "uint32"},
 	} {
 		if q := find(c.id, c.name); q != nil && (int(q[1].(float64)) != c.offset || q[2] != c.typ) {
 			t.Errorf("model %d: %s is %v at %v", c.id, c.name, q[2], q[1])
@@ -450,4 +456,18 @@ func FuzzDiscover(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// An inverter that is more exact than usual when it is found loses nothing.
+func TestMoreExactThanUsual(t *testing.T) {
+	d := &device{base: 40000, words: legacy()}
+	d.words[70+14], d.words[70+15] = 1234, 0xfffd
+	p := profileOf(t, d)
+	if got := values(t, d, p)["pac"]; got != "1.234 W" {
+		t.Errorf("with a scale factor of -3: %s", got)
+	}
+	d.words[70+15] = 0xfffb // and later it is even more so
+	if got := values(t, d, p)["pac"]; got != "0.012 W" {
+		t.Errorf("with a scale factor of -5: %s", got)
+	}
 }
