@@ -2,8 +2,10 @@ package agent
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -227,7 +229,10 @@ func TestLostAnswers(t *testing.T) {
 				}
 				r.cloud.order(2, false)
 				r.start()
-				for r.runFor(time.Second); lost.Load() == 0; r.runFor(time.Second) {
+				for range 1000 { // a slot has 900 seconds
+					if r.runFor(time.Second); lost.Load() > 0 {
+						break
+					}
 				}
 				if k := r.cloud.active(); k.Epoch != 2 {
 					t.Fatalf("active is %d", k.Epoch)
@@ -524,4 +529,62 @@ func TestNoKeyIsShown(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+// stubborn is a disk on which the next renames fail.
+type stubborn struct {
+	disk.FS
+	fails int
+}
+
+func (d *stubborn) Rename(from, to string) error {
+	if d.fails > 0 {
+		d.fails--
+		return errors.New("not now")
+	}
+	return d.FS.Rename(from, to)
+}
+
+// TestCommitComesFirst: while the key in use is not committed, no other one is
+// staged in its place.
+func TestCommitComesFirst(t *testing.T) {
+	fsys := &stubborn{FS: disktest.New()}
+	folder := identity.Folder{FS: fsys}
+	if err := folder.Enroll(identity.Enrolment{Device: "roof-1", CloudURL: "http://cloud", Credential: credential(t)}); err != nil {
+		t.Fatal(err)
+	}
+	id, err := folder.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, three := credential(t), credential(t)
+	two.Epoch, three.Epoch = 2, 3
+	keys, err := folder.Stage(id.Keys, two, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest, fallback := keys.First()
+	line, err := uplink.New(uplink.Options{
+		Transport: newCloud(t, two, time.Now), Credential: uplink.Credential(newest), Fallback: (*uplink.Credential)(fallback),
+		Now: func() time.Duration { return 0 }, Random: rand.Reader, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &keyKeeper{folder: folder, keys: keys, uplink: line, logger: slog.New(slog.DiscardHandler)}
+	offer := func() *wire.KeyOffer {
+		secret := three.Key.Secret()
+		fresh, err := key.DeviceFromBytes(secret[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &wire.KeyOffer{Epoch: 3, ID: three.ID, Key: fresh}
+	}
+	fsys.fails = 1
+	if k.answered(offer(), 1) || *k.epochs() != (wire.Epochs{Active: 1, Staged: 2}) {
+		t.Errorf("a commit failed, and the keys are %+v", k.epochs())
+	}
+	if !k.answered(offer(), 1) || *k.epochs() != (wire.Epochs{Active: 2, Staged: 3}) {
+		t.Errorf("then it is done, and the keys are %+v", k.epochs())
+	}
 }

@@ -67,6 +67,9 @@ func TestDropFallback(t *testing.T) {
 			if _, err := d.atNext(); err == nil {
 				t.Fatal("an exchange with the key that was dropped")
 			}
+			if d.Status().Fallback {
+				t.Fatal("the device takes its key for the one that was dropped")
+			}
 		}
 		for _, hs1 := range d.cloud.hs1s {
 			if h, err := wire.ParseHeader(hs1); err != nil || h.Epoch() != 2 {
