@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,32 @@ func TestGatewayIsThere(t *testing.T) {
 	}
 	if status, body := c.ask(http.MethodGet, "/readyz", "", ""); status != http.StatusOK {
 		t.Errorf("/readyz: %d %s", status, body)
+	}
+}
+
+// Every metric of the cloud is in docs/cli.md, and every reason that is counted in
+// docs/protocol.md.
+func TestMetricsAreDocumented(t *testing.T) {
+	c := start(t, Options{Data: t.TempDir()})
+	_, text := c.ask(http.MethodGet, "/metrics", "", "")
+	commands, protocol := readFile(t, "../docs/cli.md"), readFile(t, "../docs/protocol.md")
+	metrics := regexp.MustCompile(`(?m)^# TYPE (ecowatt_(?:store|gateway)_\w+)`).FindAllStringSubmatch(text, -1)
+	if len(metrics) < 5 {
+		t.Errorf("%d metrics of the store and the gateway:\n%s", len(metrics), text)
+	}
+	for _, m := range metrics {
+		if !strings.Contains(commands, "| `"+m[1]+"` |") {
+			t.Errorf("docs/cli.md lacks %s", m[1])
+		}
+	}
+	reasons := regexp.MustCompile(`ecowatt_gateway_refused_total\{reason="(\w+)"\} 0`).FindAllStringSubmatch(text, -1)
+	if len(reasons) < 12 {
+		t.Errorf("%d reasons:\n%s", len(reasons), text)
+	}
+	for _, r := range reasons {
+		if !strings.Contains(protocol, "| `"+r[1]+"` |") {
+			t.Errorf("docs/protocol.md lacks %s", r[1])
+		}
 	}
 }
 
