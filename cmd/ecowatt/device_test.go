@@ -187,7 +187,7 @@ func TestSecurityEvents(t *testing.T) {
 			return err
 		})
 	})
-	o.run(0, "device", "show", "roof-1").never("|SESS_CONFIRMED").out(
+	o.run(0, "device", "show", "roof-1").never("\x1b|SESS_CONFIRMED").out(
 		`^clone      two devices seemed to have its key [0-9]+ s ago, 20`,
 		`^Last security events; all of them: ecowatt log --security --last 0 --device roof-1$`,
 		`^TIME +REASON +WHAT$`, `^2026-06-21 10:00:00  CLONE_SUSPECT  two devices.\[2J$`)
