@@ -24,8 +24,8 @@ import (
 // maxSkew is how wrong the clock of a replica may be.
 const maxSkew = 2 * time.Second
 
-// epochOfTime is when schedules begin; the clock of a bubble begins in 2000, at
-// which no telemetry is believed.
+// sinceBubbles is how long ago the clock of a bubble begins: in 2000, when no
+// telemetry is believed to be of.
 const sinceBubbles = 26 * 365 * 24 * time.Hour
 
 // trueTime is the time that everybody would know if clocks were perfect.

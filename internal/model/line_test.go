@@ -64,7 +64,7 @@ const (
 var fates = []fate{
 	passes, passes, passes, passes, passes, passes, passes, passes, passes, passes,
 	lost, unanswered, unanswered, unanswered, delayed, delayed, stolen, stolen, late, doubled, doubledBack,
-	overtaken, overtaken, mishandled, mishandled, crashes, bent, answerBent, oldAnswer, refused, refused, portal,
+	overtaken, overtaken, mishandled, mishandled, mishandled, crashes, bent, answerBent, oldAnswer, refused, refused, portal,
 }
 
 var fateNames = map[fate]string{
@@ -138,7 +138,7 @@ func (l *line) carry(m message) (a answer, ok bool) {
 	case overtaken:
 		l.w.cloud.replicas[at].meanwhile = l.meanwhile(m, at)
 	case mishandled:
-		l.w.cloud.replicas[at].mishap = choose(l.w, "how the write ends", []outcome{unknown, rejected, twice})
+		l.w.cloud.replicas[at].mishap = choose(l.w, "how the write ends", []outcome{twice, unknown, twice, rejected})
 	case crashes:
 		l.deliver(m, at)
 		l.w.cloud.replicas[at].restart()

@@ -22,7 +22,7 @@ import (
 	"ecowatt/wire"
 )
 
-// everything that may happen on the line and to the processes; what is there
+// everyday is what happens on the line and to the processes; what stands there
 // more often happens more often.
 var everyday = []string{
 	"exchange", "exchange", "exchange", "exchange", "exchange", "exchange", "message", "message", "message",
@@ -31,7 +31,7 @@ var everyday = []string{
 }
 
 // changes are what is done to keys, and to the cloud as a whole.
-var changes = []string{"replace the device", "rotate", "rotate", "rotate and burn", "rotate some time", "cancel", "back up", "restore", "restore"}
+var changes = []string{"replace the device", "replace the device", "rotate", "rotate", "rotate and burn", "rotate some time", "cancel", "back up", "restore", "restore"}
 
 // TestSchedules: whatever the line does, and whoever restarts.
 func TestSchedules(t *testing.T) {
@@ -48,7 +48,7 @@ func TestRotations(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) { e.run(t, drawn{rt}, random(steps)) })
 }
 
-// TestFound: schedules that went wrong once.
+// TestFound: schedules that TestRotations found and that went wrong.
 func TestFound(t *testing.T) {
 	for name, steps := range map[string][]string{
 		// The request that commits a key also reports one that the cloud has lost.
