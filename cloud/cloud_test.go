@@ -434,6 +434,24 @@ var spoiled = []struct {
 			t.Fatal(err)
 		}
 	}, []string{"does not hold the key", "keyring.json"}},
+	{"another key under the same name", func(t *testing.T, data string, _ *Options) {
+		t.Helper()
+		name := filepath.Join(data, "keyring.json")
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := regexp.MustCompile(`"key": ?"(.)`).FindSubmatchIndex(text)
+		if at == nil {
+			t.Fatalf("no key in the key ring's file")
+		}
+		if text[at[2]] == 'A' {
+			text[at[2]] = 'B'
+		} else {
+			text[at[2]] = 'A'
+		}
+		write(t, name, string(text))
+	}, []string{"keyring.json holds something else", "put back"}},
 	{"a key ring that others may read", func(t *testing.T, data string, _ *Options) {
 		t.Helper()
 		if err := os.Chmod(filepath.Join(data, "keyring.json"), 0o644); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"ecowatt/cloud/api"
 	"ecowatt/cloud/audit"
 	"ecowatt/cloud/keyring"
+	"ecowatt/cloud/session"
 	"ecowatt/cloud/store"
 )
 
@@ -213,12 +215,36 @@ func openKeys(ctx context.Context, db *store.Store, o Options) (*keyring.Ring, e
 	if len(lacks) > 0 {
 		return nil, fmt.Errorf("%s does not hold %s, with which keys in %s are wrapped: put back the key ring that belongs to this database", path, keyList(lacks), o.Database)
 	}
+	probes, err := db.KEKProbes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if wrong := unopened(ring, probes); len(wrong) > 0 {
+		return nil, fmt.Errorf("%s holds something else under the name of %s than what keys in %s are wrapped with: put back the key ring that belongs to this database", path, keyList(wrong), o.Database)
+	}
 	for _, k := range ring.Keys() {
 		has = append(has, k.ID)
 	}
 	// Nothing is on its way into the database now, and a key that is on the ring
 	// may be used: also one that came back with the ring's backup.
 	return ring, db.OpenKEKs(ctx, has...)
+}
+
+// unopened returns the key-encryption keys that open none of the probes wrapped
+// with them. One probe alone may be damaged, which is no reason to shut out all.
+func unopened(ring *keyring.Ring, probes []session.Credential) (wrong []string) {
+	opens := map[string]bool{}
+	for _, p := range probes {
+		k, err := ring.UnwrapDevice(p.KEK, p.Wrapped, string(p.Name), p.ID, p.Epoch)
+		k.Destroy()
+		opens[p.KEK] = opens[p.KEK] || err == nil
+	}
+	for _, p := range probes {
+		if !opens[p.KEK] && !slices.Contains(wrong, p.KEK) {
+			wrong = append(wrong, p.KEK)
+		}
+	}
+	return wrong
 }
 
 // keyList names key-encryption keys.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"ecowatt/cloud/audit"
+	"ecowatt/cloud/session"
+	"ecowatt/key"
 )
 
 // KEKUse says what a key-encryption key wraps.
@@ -46,6 +48,34 @@ func (s *Store) KEKUses(ctx context.Context) (map[string]KEKUse, error) {
 		return nil, fmt.Errorf("counting wrapped keys: %w", unavailable(err))
 	}
 	return uses, nil
+}
+
+// KEKProbes returns one or two of the device keys that each key-encryption key
+// wraps: enough to find out whether a key ring holds that key, or another one
+// under its id. It reads every key: it is for the start of the cloud.
+func (s *Store) KEKProbes(ctx context.Context) ([]session.Credential, error) {
+	const query = `SELECT d.name, k.psk_id, k.epoch, k.kek, k.wrapped FROM device_key k JOIN device d ON d.id = k.device
+		WHERE k.psk_id IN (SELECT min(psk_id) FROM device_key WHERE kek IS NOT NULL GROUP BY kek
+			UNION SELECT max(psk_id) FROM device_key WHERE kek IS NOT NULL GROUP BY kek) ORDER BY k.kek, k.psk_id`
+	rows, err := s.read.QueryContext(ctx, query)
+	if err != nil {
+		return nil, fmt.Errorf("reading wrapped keys: %w", unavailable(err))
+	}
+	defer rows.Close()
+	var probes []session.Credential
+	for rows.Next() {
+		var c session.Credential
+		var id []byte
+		if err := rows.Scan(&c.Name, &id, &c.Epoch, &c.KEK, &c.Wrapped); err != nil {
+			return nil, fmt.Errorf("reading wrapped keys: %w", unavailable(err))
+		}
+		c.ID = key.ID(id)
+		probes = append(probes, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading wrapped keys: %w", unavailable(err))
+	}
+	return probes, nil
 }
 
 // CloseKEK writes the record, and from now on the database refuses whatever was

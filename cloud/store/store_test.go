@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -203,6 +204,31 @@ func TestKEKs(t *testing.T) {
 	got, err := s.KEKs(t.Context())
 	if diff := cmp.Diff([]string{"00112233445566ff", "8899aabbccddeeff", "aaaa"}, got); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestKEKProbes(t *testing.T) {
+	s := open(t)
+	add(t, s, "roof")
+	add(t, s, "shed")
+	add(t, s, "hall")
+	other := newDevice(t, "barn")
+	other.Key.KEK = "8899aabbccddeeff"
+	if err := s.CreateDevice(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.KEKProbes(t.Context())
+	if err != nil || len(got) != 3 {
+		t.Fatalf("%d probes of two key-encryption keys: %v", len(got), err)
+	}
+	for i, kek := range []string{"00112233445566ff", "00112233445566ff", "8899aabbccddeeff"} {
+		want, err := s.Credential(t.Context(), got[i].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[i].KEK != kek || got[i].Name != want.Name || got[i].Epoch != want.Epoch || !bytes.Equal(got[i].Wrapped, want.Wrapped) {
+			t.Errorf("probe %d: %+v, want %+v", i, got[i], want)
+		}
 	}
 }
 
