@@ -6,19 +6,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ecowatt"
 	"ecowatt/internal/disk/disktest"
 	"ecowatt/inverter/modbus"
+	"ecowatt/inverter/modbus/modbustest"
 	"ecowatt/sim/fault"
 )
 
@@ -31,36 +28,6 @@ const (
 )
 
 const testKey = "key of the test"
-
-// pty returns both ends of a serial line that the kernel makes.
-func pty(t *testing.T) (far *os.File, port string) {
-	t.Helper()
-	far, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo terminals here: ", err)
-	}
-	t.Cleanup(func() { far.Close() })
-	raw, err := far.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var n int
-	var failure error
-	if err := raw.Control(func(fd uintptr) {
-		if failure = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); failure == nil {
-			n, failure = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
-		}
-	}); err != nil || failure != nil {
-		t.Fatal(err, failure)
-	}
-	port = fmt.Sprintf("/dev/pts/%d", n)
-	near, err := os.OpenFile(port, os.O_RDWR|unix.O_NOCTTY, 0) // so that the far end does not end
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close() })
-	return far, port
-}
 
 // served is a simulator that is served on every transport.
 type served struct {
@@ -85,7 +52,7 @@ func serveAll(t *testing.T, o Options) *served {
 		return l.Addr().String()
 	}
 	s.tcp, s.rtu, s.http = listen(&ends.TCP), listen(&ends.RTU), "http://"+listen(&ends.HTTP)
-	ends.Line, s.port = pty(t)
+	ends.Line, s.port = modbustest.Line(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error)
 	go func() { stopped <- s.Run(ctx, ends) }()

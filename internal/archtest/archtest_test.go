@@ -33,7 +33,7 @@ const rules = `
 	block: pure .
 	inverter: pure .
 	inverter/modbus: std go.bug.st/serial
-	inverter/modbus/modbustest: std inverter/modbus
+	inverter/modbus/modbustest: std inverter/modbus golang.org/x/sys/unix
 	inverter/sunspec: pure . inverter
 	inverter/profile: std . inverter go.yaml.in/yaml/v3
 	sim: std . inverter inverter/... sim/fault

@@ -4,7 +4,6 @@ package modbus_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -13,43 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ecowatt/inverter/modbus"
 	"ecowatt/inverter/modbus/modbustest"
 )
-
-// pty returns the far end of a serial line that the kernel makes, and the path
-// of the port at its near end.
-func pty(t *testing.T) (far *os.File, port string) {
-	t.Helper()
-	far, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo terminals here: ", err)
-	}
-	t.Cleanup(func() { far.Close() })
-	raw, err := far.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var n int
-	var failure error
-	if err := raw.Control(func(fd uintptr) {
-		if failure = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); failure == nil {
-			n, failure = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
-		}
-	}); err != nil || failure != nil {
-		t.Fatal(err, failure)
-	}
-	port = fmt.Sprintf("/dev/pts/%d", n)
-	// While the near end is open, the far end does not end.
-	near, err := os.OpenFile(port, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close() })
-	return far, port
-}
 
 func TestClientPTY(t *testing.T) {
 	if testing.Short() {
@@ -59,7 +24,7 @@ func TestClientPTY(t *testing.T) {
 	modbustest.TestClient(t, modbustest.Transport{
 		Framing: modbustest.RTU, Timeout: o.Timeout, Quiet: o.Quiet, Real: true,
 		Client: func(t *testing.T, play func(io.ReadWriteCloser)) modbus.Transport {
-			far, path := pty(t)
+			far, path := modbustest.Line(t)
 			var playing sync.WaitGroup
 			playing.Go(func() { play(far) })
 			t.Cleanup(playing.Wait)
@@ -73,7 +38,7 @@ func TestClientPTY(t *testing.T) {
 // port at the near end.
 func lineServer(t *testing.T, h modbus.Handler) (port string) {
 	t.Helper()
-	far, port := pty(t)
+	far, port := modbustest.Line(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- modbus.NewServer(h, serverOptions).ServeLine(ctx, far) }()
@@ -102,7 +67,7 @@ func TestServerPTY(t *testing.T) {
 // TestServeLineOnAPort: our server at the end with the serial port, our client
 // at the other over a port of its own.
 func TestServeLineOnAPort(t *testing.T) {
-	far, path := pty(t)
+	far, path := modbustest.Line(t)
 	line, err := modbus.Line{Device: path}.Open()
 	if err != nil {
 		t.Fatal(err)
