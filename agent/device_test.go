@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ type plant struct {
 	mu     sync.Mutex
 	served []time.Time // when the samples 1, 2, 3, … were read
 	silent bool
+	noisy  bool // the points beside vac1 and pac do not pack
 }
 
 func (p *plant) Read(_ context.Context, _ byte, r inverter.Read) ([]uint16, error) {
@@ -44,6 +46,11 @@ func (p *plant) Read(_ context.Context, _ byte, r inverter.Read) ([]uint16, erro
 	words := make([]uint16, r.Count)
 	for i := range words {
 		words[i] = uint16(i)
+		if p.noisy && i > 0 {
+			h := fnv.New32()
+			fmt.Fprint(h, len(p.served), i)
+			words[i] = uint16(h.Sum32() % 4096) // what every register may hold
+		}
 	}
 	words[len(words)-1] = uint16(len(p.served)) // pac, of which every value is one
 	return words, nil
@@ -282,7 +289,11 @@ func TestSamplesArriveOnceAndInOrder(t *testing.T) {
 // in one slot, in as many requests as it takes, each within the limit.
 func TestBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(s *Settings) { s.SamplingInterval = 2 * time.Second })
+		r := newRig(t, func(s *Settings) {
+			s.SamplingInterval = 3 * time.Second
+			s.Inverters[0].Points = []string{"vac1", "pac", "iac1", "fac1", "vpv1", "vpv2", "ipv1", "ipv2"}
+		})
+		r.plant.noisy = true
 		r.cloud.setAway(true)
 		r.cloud.maxRequest = 16 << 10
 		r.start()
@@ -298,7 +309,7 @@ func TestBacklog(t *testing.T) {
 		r.plant.setSilent(true)
 		r.runFor(16 * time.Minute)
 		r.check()
-		if n := len(r.cloud.requests); n < 2 {
+		if n := len(r.cloud.requests); n < 10 {
 			t.Errorf("all came in %d requests", n)
 		}
 		r.stop()
@@ -312,12 +323,12 @@ func TestNoClock(t *testing.T) {
 		r := newRig(t, func(s *Settings) { s.SamplingInterval = time.Second })
 		r.cloud.setAway(true)
 		r.start()
-		r.runFor(2 * time.Hour)
-		if s := r.status(); s.Clock.Known || s.Buffer.Messages < 5 {
+		r.runFor(4 * time.Hour)
+		if s := r.status(); s.Clock.Known || s.Buffer.Messages < 10 {
 			t.Errorf("status %+v", s)
 		}
 		r.cloud.setAway(false)
-		r.runFor(time.Hour)
+		r.runFor(3 * time.Hour)
 		r.plant.setSilent(true)
 		r.runFor(time.Hour)
 		r.check()
@@ -327,7 +338,7 @@ func TestNoClock(t *testing.T) {
 				timed++
 			}
 		}
-		if timed < 5 || timed > len(r.cloud.blocks)-5 {
+		if timed < 10 || timed > len(r.cloud.blocks)-10 {
 			t.Errorf("%d of %d blocks are timed since boot", timed, len(r.cloud.blocks))
 		}
 		if !r.status().Clock.Known {

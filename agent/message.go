@@ -42,9 +42,6 @@ const maxRun = 1024
 // of ms since a boot; 0 where that is not known.
 type placer func(boot wire.BootID, mono int64) int64
 
-// nowhere is the placer of who does not know the time.
-func nowhere(wire.BootID, int64) int64 { return 0 }
-
 // encodeRun makes telemetry messages of a run, oldest first: one, or where that
 // would be larger than leastRoom those of its halves. Their times are since 1970
 // where the boot has a place, else since the boot, for the cloud to place them.

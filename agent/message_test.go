@@ -30,6 +30,9 @@ func wide(n int) InverterSettings {
 	return in
 }
 
+// nowhere is the placer of who does not know the time.
+func nowhere(wire.BootID, int64) int64 { return 0 }
+
 // TestRunsFit: whatever is in a run, each of its messages fits into the smallest
 // request, and all of its samples are in them, in order.
 func TestRunsFit(t *testing.T) {
