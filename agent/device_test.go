@@ -301,7 +301,8 @@ func TestBacklog(t *testing.T) {
 			r.runFor(time.Hour)
 			r.restart()
 		}
-		if s := r.status(); s.Buffer.Samples+s.Buffer.Messages < 1000 || s.Clock.Known {
+		// How many of the samples are packed by now is chance; all of them wait.
+		if s := r.status(); s.Buffer.Bytes < 150_000 || s.Clock.Known {
 			t.Errorf("status %+v", s)
 		}
 		r.cloud.setAway(false)
