@@ -31,6 +31,7 @@ const rules = `
 	wire/noise: pure key wire github.com/flynn/noise
 	wire/record: pure key wire golang.org/x/crypto/chacha20poly1305
 	block: pure .
+	parameter: pure .
 	inverter: pure .
 	inverter/modbus: std go.bug.st/serial
 	inverter/modbus/modbustest: std inverter/modbus golang.org/x/sys/unix
@@ -46,22 +47,22 @@ const rules = `
 	agent/buffer: pure log/slog . block internal/disk
 	agent/identity: std . key internal/disk golang.org/x/crypto/chacha20poly1305
 	agent/uplink: std . key wire wire/...
-	agent/config: pure log/slog . internal/disk
+	agent/config: pure log/slog . parameter internal/disk
 	agent/command: pure log/slog . inverter internal/disk
 	agent/update: pure log/slog . key firmware firmware/delta boot internal/disk
-	agent: std . key wire block boot inverter inverter/... agent/... internal/disk go.yaml.in/yaml/v3 golang.org/x/sys/unix
+	agent: std . key wire block boot parameter inverter inverter/... agent/... internal/disk go.yaml.in/yaml/v3 golang.org/x/sys/unix
 	cloud/keyring: std . key internal/disk golang.org/x/crypto/chacha20poly1305
 	cloud/registry: pure log/slog . key
 	cloud/access: pure log/slog . key golang.org/x/crypto/...
 	cloud/audit: pure log/slog . golang.org/x/mod/...
 	cloud/session: pure log/slog . key wire wire/...
 	cloud/ingest: pure log/slog . block
-	cloud/config: pure log/slog .
+	cloud/config: pure log/slog . parameter
 	cloud/command: pure log/slog .
 	cloud/rollout: pure log/slog . key firmware firmware/delta
-	cloud/store: std . key cloud/registry cloud/access cloud/audit cloud/session cloud/ingest cloud/config cloud/command cloud/rollout github.com/ncruces/go-sqlite3/... github.com/jackc/pgx/v5/...
-	cloud/gateway: std . key wire wire/... cloud/registry cloud/session cloud/ingest cloud/config cloud/command cloud/rollout cloud/audit
-	cloud/api: std . cloud/registry cloud/access cloud/audit cloud/ingest cloud/config cloud/command cloud/rollout github.com/danielgtaylor/huma/v2/...
+	cloud/store: std . key cloud/registry cloud/access cloud/audit cloud/session cloud/ingest cloud/config cloud/command cloud/rollout parameter github.com/ncruces/go-sqlite3/... github.com/jackc/pgx/v5/...
+	cloud/gateway: std . key wire wire/... parameter cloud/registry cloud/session cloud/ingest cloud/config cloud/command cloud/rollout cloud/audit
+	cloud/api: std . parameter cloud/registry cloud/access cloud/audit cloud/ingest cloud/config cloud/command cloud/rollout github.com/danielgtaylor/huma/v2/...
 	cloud/console: std
 	cloud/publish: std . cloud/ingest cloud/registry github.com/eclipse/paho.golang/... github.com/prometheus/client_golang/...
 	cloud: std . key cloud/... internal/disk github.com/prometheus/client_golang/...
@@ -72,7 +73,7 @@ const rules = `
 	internal/model: pure
 	cmd/ecowatt-boot: std . key boot boot/launch internal/disk
 	cmd/ecowatt-agent: std . agent agent/... inverter/...
-	cmd/ecowatt: std . key agent cloud cloud/... sim sim/fault firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd
+	cmd/ecowatt: std . key parameter agent cloud cloud/... sim sim/fault firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd
 `
 
 func TestImports(t *testing.T) {
