@@ -26,7 +26,8 @@ type BusOptions struct {
 //     reads, otherwise who came first is first; a write waits for no more than the
 //     request that is under way.
 //   - A unit that is busy (exceptions 05 and 06) is asked again up to three times,
-//     and once one that its gateway does not reach (0B). Others go meanwhile.
+//     and once one that its gateway does not reach (0B). Others go meanwhile. Of
+//     writes only those are repeated that were not carried out (06).
 //   - A unit that did not answer three times in a row is left alone for a second,
 //     and then for twice as long after each further time, up to 30 s. In between
 //     its requests fail at once with a BackoffError, so that those of others do
@@ -62,14 +63,16 @@ func NewBus(t Transport, o BusOptions) *Bus {
 }
 
 // Do carries out r and returns the words read. The error is that of the
-// transport, or wraps a *BackoffError. ctx bounds the time, waiting included.
+// transport, or wraps a *BackoffError; NotExecuted tells of all of them whether
+// the request was certainly not carried out. ctx bounds the time, waiting
+// included.
 func (b *Bus) Do(ctx context.Context, r Request) ([]uint16, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
 	for repeated := 0; ; repeated++ {
 		got, err := b.once(ctx, r)
-		wait, again := retry(err, repeated)
+		wait, again := retry(r, err, repeated)
 		if !again || !pause(ctx, wait) {
 			return got, err
 		}
@@ -107,7 +110,7 @@ func (b *Bus) enter(ctx context.Context, r Request) error {
 	if i < 0 && <-t.turn == nil { // it came at the same moment
 		b.leave(r.Unit, unknown, nil)
 	}
-	return fmt.Errorf("waiting for other requests: %w", ctx.Err())
+	return notDone(fmt.Errorf("waiting for other requests: %w", ctx.Err()))
 }
 
 // leave ends the turn of a request to unit.

@@ -259,7 +259,7 @@ func TestBusRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlant(t)
 		p.takes[1], p.takes[2] = 10*time.Millisecond, 10*time.Millisecond
-		p.errs[1] = []error{ErrBusy, ErrAcknowledge, ErrBusy}
+		p.errs[1] = repeat(ErrBusy, 3)
 		b := NewBus(p, BusOptions{})
 		var all sync.WaitGroup
 		all.Go(func() {

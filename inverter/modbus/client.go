@@ -122,7 +122,8 @@ func newClient(o ClientOptions, f framing, connect func(context.Context) (conn, 
 // before ctx ends, and returns the words read. The error wraps an ExceptionError
 // when the unit said no, ErrRequest when r cannot be sent, ErrLine when it was
 // not sent because there is no connection, ErrNoAnswer when nothing came in
-// time, and ErrAnswer when something else came.
+// time, and ErrAnswer when something else came. NotExecuted tells whether a write
+// may have been done.
 func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%v: waiting for other requests: %w", r, ctx.Err())
+		return nil, errWaiting(r, ctx.Err())
 	}
 	defer func() { <-c.turn }()
 
@@ -145,7 +146,7 @@ func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 func (c *Client) do(ctx context.Context, r Request) ([]uint16, error) {
 	if err := c.ready(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, notDone(ctx.Err())
 		}
 		return nil, fmt.Errorf("%w: %w", ErrLine, err)
 	}
@@ -160,7 +161,11 @@ func (c *Client) do(ctx context.Context, r Request) ([]uint16, error) {
 	if !c.sturdy || !passing(err) {
 		c.drop()
 	}
-	return nil, c.reason(ctx, limited, err)
+	reason := c.reason(ctx, limited, err)
+	if NotExecuted(err) {
+		reason = notDone(reason)
+	}
+	return nil, reason
 }
 
 // passing reports whether an error of an exchange leaves a serial port as good

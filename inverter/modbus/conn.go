@@ -101,16 +101,19 @@ func read(ctx context.Context, c conn, b []byte, deadline time.Time) (int, error
 	return c.Read(b)
 }
 
-// send writes all of b to c.
+// send writes all of b to c. The error says whether nothing was sent.
 func send(c conn, b []byte) error {
 	n, err := c.Write(b)
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
 	}
-	if err != nil {
-		return fmt.Errorf("sending: %w", err)
+	switch {
+	case err == nil:
+		return nil
+	case n == 0:
+		err = notDone(err)
 	}
-	return nil
+	return fmt.Errorf("sending: %w", err)
 }
 
 // pause waits for d; false if ctx ends before.

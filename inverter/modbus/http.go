@@ -93,7 +93,7 @@ func (c *HTTPClient) Do(ctx context.Context, r Request) ([]uint16, error) {
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%v: waiting for other requests: %w", r, ctx.Err())
+		return nil, errWaiting(r, ctx.Err())
 	}
 	defer func() { <-c.turn }()
 
@@ -144,7 +144,7 @@ func (c *HTTPClient) exchange(ctx context.Context, r Request) ([]uint16, error) 
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	case response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden:
-		return nil, fmt.Errorf("%w: the key is not accepted (status %d)", ErrNoAnswer, response.StatusCode)
+		return nil, notDone(fmt.Errorf("%w: the key is not accepted (status %d)", ErrNoAnswer, response.StatusCode))
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%w: status %d", ErrNoAnswer, response.StatusCode)
 	}

@@ -17,7 +17,8 @@
 //   - Who asks decides whether a request that was not answered, or not
 //     understood, is worth another try. For readings this is agent/acquire, which
 //     knows how much time there is, and also divides blocks that are refused. A
-//     write must not be repeated by itself: it may have been carried out.
+//     write that may have been carried out must not be repeated by itself:
+//     NotExecuted tells.
 //
 // Clauses are those of the "Modbus Application Protocol Specification V1.1b3",
 // where it says MBAP of the "Modbus Messaging on TCP/IP Implementation Guide
@@ -102,10 +103,11 @@ func (r Request) Check() error {
 // answered at all, and every other one is sent as ErrDeviceFailure.
 type Handler func(ctx context.Context, r Request) ([]uint16, error)
 
-// Errors of requests. An answer that says no is an ExceptionError instead.
+// Errors of requests. An answer that says no is an ExceptionError instead. With
+// the first two nothing was sent: see NotExecuted.
 var (
-	ErrRequest  = errors.New("request that cannot be sent")
-	ErrLine     = errors.New("line down") // nothing was sent
+	ErrRequest  = notDone(errors.New("request that cannot be sent"))
+	ErrLine     = notDone(errors.New("line down"))
 	ErrNoAnswer = errors.New("no answer")
 	ErrAnswer   = errors.New("answer that does not fit the request")
 	ErrSilence  = errors.New("not to be answered")

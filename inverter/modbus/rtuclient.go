@@ -88,7 +88,7 @@ func (x *rtu) listen(ctx context.Context, c conn) error {
 
 func (x *rtu) exchange(ctx context.Context, c conn, r Request) ([]uint16, error) {
 	if err := x.catchUp(ctx, c, r); err != nil {
-		return nil, err
+		return nil, notDone(err)
 	}
 	pdu, err := x.ask(ctx, c, r)
 	if err != nil {

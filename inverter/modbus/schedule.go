@@ -83,16 +83,17 @@ func outcomeOf(ctx context.Context, err error) outcome {
 	return unitSilent
 }
 
-// retry says whether a request that ended with err may do better in a moment,
-// after it has been repeated so many times already, and how long to wait. It may
-// when the unit was busy, and once when a gateway did not reach it. What a unit
-// does not have, it will not have then either.
-func retry(err error, repeated int) (time.Duration, bool) {
+// retry says whether r, which ended with err, may do better in a moment, after
+// it has been repeated so many times already, and how long to wait. It may when
+// the unit was busy, and once when a gateway did not reach it; but a write only
+// if it has certainly not been carried out. What a unit does not have, it will
+// not have then either.
+func retry(r Request, err error, repeated int) (time.Duration, bool) {
 	const first, most = 100 * time.Millisecond, 3
 	no, refused := errors.AsType[ExceptionError](err)
 	_, held := errors.AsType[*BackoffError](err) // which may be due to an exception
 	switch {
-	case !refused || held:
+	case !refused || held || r.Values != nil && !NotExecuted(err):
 		return 0, false
 	case (no == ErrBusy || no == ErrAcknowledge) && repeated < most:
 		return first << repeated, true

@@ -75,8 +75,11 @@ func TestOutcomeAndRetry(t *testing.T) {
 			t.Errorf("%v: outcome %d, want %d", err, got, x.want)
 		}
 		var waits []time.Duration
-		for wait, again := retry(err, 0); again && len(waits) < 9; wait, again = retry(err, len(waits)) {
+		for wait, again := retry(readOf(1), err, 0); again && len(waits) < 9; wait, again = retry(readOf(1), err, len(waits)) {
 			waits = append(waits, wait/time.Millisecond)
+		}
+		if _, again := retry(writeOf(1), err, 0); again != errors.Is(err, ErrBusy) {
+			t.Errorf("%v: a write is repeated: %v", err, again)
 		}
 		if diff := cmp.Diff(x.wait, waits); diff != "" {
 			t.Errorf("%v: retries (-want +got):\n%s", err, diff)
