@@ -1,0 +1,91 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"ecowatt"
+	"ecowatt/inverter"
+	"ecowatt/inverter/modbus"
+	"ecowatt/inverter/profile"
+)
+
+// Limits of the inverters of one agent.
+const (
+	maxInverters = 32
+	maxPoints    = 256 // in one telemetry block, see cloud/ingest
+)
+
+// InverterSettings says how one inverter is reached and what is read from it.
+type InverterSettings struct {
+	Name    string
+	Connect modbus.Endpoint
+	Unit    byte // Modbus unit id, 1 … 247
+	Profile inverter.Profile
+	Points  []string // names, in the order of the values
+}
+
+type inverterFile struct {
+	Name    string   `yaml:"name"`
+	Connect string   `yaml:"connect"`
+	Unit    *int     `yaml:"unit"`
+	Profile string   `yaml:"profile"`
+	Points  []string `yaml:"points"`
+}
+
+func (file settingsFile) inverters(profiles profile.Set) ([]InverterSettings, error) {
+	switch n := len(file.Inverters); {
+	case n == 0:
+		return nil, errors.New("inverters: none is given, there is nothing to read")
+	case n > maxInverters:
+		return nil, fmt.Errorf("inverters: %d are given, at most %d can be read by one agent", n, maxInverters)
+	}
+	var all []InverterSettings
+	for i, given := range file.Inverters {
+		in, err := given.check(profiles)
+		if err != nil {
+			return nil, fmt.Errorf("inverters[%d]: %w", i, err)
+		}
+		if slices.ContainsFunc(all, func(o InverterSettings) bool { return o.Name == in.Name }) {
+			return nil, fmt.Errorf("inverters[%d]: name: %q stands twice", i, in.Name)
+		}
+		all = append(all, in)
+	}
+	return all, nil
+}
+
+func (given inverterFile) check(profiles profile.Set) (in InverterSettings, err error) {
+	if in.Name, err = ecowatt.ParseName("name", given.Name); err != nil {
+		return in, err
+	}
+	if in.Connect, err = modbus.ParseEndpoint(given.Connect); err != nil {
+		return in, fmt.Errorf("connect: %w", err)
+	}
+	if in.Profile, err = profiles.Find(given.Profile); err != nil {
+		return in, fmt.Errorf("profile: %w", err)
+	}
+	unit := int(in.Profile.Unit)
+	if given.Unit != nil {
+		unit = *given.Unit
+	}
+	if unit < 1 || unit > 247 {
+		return in, fmt.Errorf("unit: %d is not within 1 and 247", unit)
+	}
+	in.Unit = byte(unit)
+	if in.Points = given.Points; len(in.Points) == 0 {
+		in.Points = in.Profile.PointNames()
+	}
+	if err := checkPoints(in.Profile, in.Points); err != nil {
+		return in, fmt.Errorf("points: %w", err)
+	}
+	return in, nil
+}
+
+func checkPoints(p inverter.Profile, names []string) error {
+	if len(names) > maxPoints {
+		return fmt.Errorf("%d are read; the cloud takes at most %d of an inverter: choose some", len(names), maxPoints)
+	}
+	_, err := p.Plan(names)
+	return err
+}
