@@ -57,7 +57,11 @@ func all(t *testing.T) map[string]hidden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[string]hidden{"Storage": storage, "Content": content, "Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
+	signing, err := SigningFromSeed([]byte(pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]hidden{"Signing": signing, "Storage": storage, "Content": content, "Device": device, "PSK": psk, "Session": session, "KEK": kek, "Token": api}
 }
 
 // Attacks: A4
@@ -307,6 +311,51 @@ func TestNoisePSK(t *testing.T) {
 		if other := (Device{seal[deviceRole](b)}).NoisePSK(2).Secret(); other == psk {
 			t.Error("two suites share a key")
 		}
+	}
+}
+
+// The values are those of RFC 8032 section 7.1, tests 1 and 2.
+func TestSigning(t *testing.T) {
+	for _, c := range []struct{ seed, public, message, signature string }{
+		{
+			"9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+			"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+			"e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+		},
+		{
+			"4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+			"3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+			"92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+		},
+	} {
+		seed, err := hex.DecodeString(c.seed)
+		message, err2 := hex.DecodeString(c.message)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		k, err := SigningFromSeed(seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(k.Public()); got != c.public {
+			t.Errorf("Public: %s, want %s", got, c.public)
+		}
+		if got := hex.EncodeToString(k.Sign(message)); got != c.signature {
+			t.Errorf("Sign: %s, want %s", got, c.signature)
+		}
+		back := k.Secret()
+		if !bytes.Equal(back[:], seed) {
+			t.Error("Secret is another seed")
+		}
+	}
+	if (Signing{}).Public() != nil || (Signing{}).Sign(nil) != nil {
+		t.Error("no key has a public key, or signs")
+	}
+	if _, err := SigningFromSeed(make([]byte, Size)); !errors.Is(err, ErrWeak) {
+		t.Errorf("a seed of zeros: %v", err)
+	}
+	if k, err := NewSigning(rand.Reader); err != nil || k.IsZero() {
+		t.Errorf("NewSigning: %v", err)
 	}
 }
 
