@@ -2,37 +2,120 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"ecowatt/agent/acquire"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
 )
 
-// modbusSource reads the inverters of one bus.
-type modbusSource struct{ bus *modbus.Bus }
+// modbusSource reads an inverter by way of its bus.
+type modbusSource struct {
+	bus  *modbus.Bus
+	pace modbus.Pace
+}
 
 // Read carries out one read.
 func (s modbusSource) Read(ctx context.Context, unit byte, r inverter.Read) ([]uint16, error) {
-	return s.bus.Do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count})
+	return s.bus.Do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count, Pace: s.pace})
 }
 
 // dialModbus makes the sources of inverters: those behind one endpoint share a
-// bus, on which one request waits for the other. It keeps the pace of the one
-// that needs most time.
+// bus, on which one request waits for the other. Each is asked at the pace that
+// it needs itself.
 func dialModbus(inverters []InverterSettings) func(InverterSettings) acquire.Source {
-	pace := map[modbus.Endpoint]inverter.Timing{}
+	behind := map[modbus.Endpoint][]InverterSettings{}
 	for _, in := range inverters {
-		pace[in.Connect] = slower(pace[in.Connect], in.Profile.Timing)
+		behind[in.Connect] = append(behind[in.Connect], in)
 	}
 	buses := map[modbus.Endpoint]*modbus.Bus{}
-	for at, t := range pace {
-		client := at.Client(modbus.ClientOptions{Timeout: t.Timeout, ConnectDelay: t.Connect})
-		buses[at] = modbus.NewBus(client, modbus.BusOptions{Gap: t.Gap})
+	for at, those := range behind {
+		buses[at] = modbus.NewBus(at.Client(modbus.ClientOptions{Key: those[0].Key}), modbus.BusOptions{Gap: commonGap(those)})
 	}
-	return func(in InverterSettings) acquire.Source { return modbusSource{buses[in.Connect]} }
+	return func(in InverterSettings) acquire.Source {
+		return modbusSource{buses[in.Connect], modbus.Pace(in.Profile.Timing)}
+	}
 }
 
-// slower is a pace that is enough for a and for b.
-func slower(a, b inverter.Timing) inverter.Timing {
-	return inverter.Timing{Connect: max(a.Connect, b.Connect), Gap: max(a.Gap, b.Gap), Timeout: max(a.Timeout, b.Timeout)}
+// commonGap is the gap that is kept between requests to any two inverters behind
+// one endpoint. On a wire there is none: each listens to its own. Otherwise it is
+// the one that all of them ask for, since it may be due to what connects them.
+func commonGap(inverters []InverterSettings) time.Duration {
+	if inverters[0].Connect.Kind == modbus.KindRTU {
+		return 0
+	}
+	gap := inverters[0].Profile.Timing.Gap
+	for _, in := range inverters[1:] {
+		gap = min(gap, in.Profile.Timing.Gap)
+	}
+	return gap
+}
+
+// sameLine says what is wrong with two inverters that are reached by the same
+// line, but not in the same way.
+func sameLine(a, b InverterSettings) error {
+	x, y := a.Connect, b.Connect
+	switch {
+	case x == y && a.KeyFile != b.KeyFile:
+		return fmt.Errorf("key_file: it is another one than that of %s at the same address", a.Name)
+	case x == y, x.Kind == modbus.KindHTTP, y.Kind == modbus.KindHTTP:
+		return nil
+	case x.Kind == modbus.KindRTU && x.Line.Device == y.Line.Device, x.Kind != modbus.KindRTU && x.Address == y.Address:
+		return fmt.Errorf("connect: %v is the line of %s, which has %v: write them alike", y, a.Name, x)
+	}
+	return nil
+}
+
+// maxKey is the longest key, in bytes.
+const maxKey = 1024
+
+// readKeys reads the keys of inverters. Names of files are relative to dir.
+func readKeys(inverters []InverterSettings, dir string) error {
+	for i, in := range inverters {
+		if in.KeyFile == "" {
+			continue
+		}
+		name := in.KeyFile
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		var err error
+		if inverters[i].Key, err = readKey(name); err != nil {
+			return fmt.Errorf("inverters[%d]: key_file: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// readKey reads the key in a file that only its owner may read. Errors never
+// tell what is in it.
+func readKey(name string) (modbus.Key, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%s is no file", name)
+	case info.Mode().Perm()&0o077 != 0:
+		return "", fmt.Errorf("%s may be read by others: chmod 600 %s", name, name)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKey+2))
+	if err != nil {
+		return "", err
+	}
+	key := strings.TrimRight(string(data), "\r\n")
+	if unprintable := func(c rune) bool { return c < ' ' || c > '~' }; key == "" || len(key) > maxKey || strings.ContainsFunc(key, unprintable) {
+		return "", fmt.Errorf("%s has no key: a line of at most %d characters is expected", name, maxKey)
+	}
+	return modbus.Key(key), nil
 }

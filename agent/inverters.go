@@ -21,7 +21,9 @@ const (
 type InverterSettings struct {
 	Name    string
 	Connect modbus.Endpoint
-	Unit    byte // Modbus unit id, 1 … 247
+	KeyFile string     // has the key of an HTTP interface; "" for none
+	Key     modbus.Key // what was in it
+	Unit    byte       // Modbus unit id
 	Profile inverter.Profile
 	Points  []string // names, in the order of the values
 }
@@ -29,6 +31,7 @@ type InverterSettings struct {
 type inverterFile struct {
 	Name    string   `yaml:"name"`
 	Connect string   `yaml:"connect"`
+	KeyFile string   `yaml:"key_file"`
 	Unit    *int     `yaml:"unit"`
 	Profile string   `yaml:"profile"`
 	Points  []string `yaml:"points"`
@@ -50,6 +53,11 @@ func (file settingsFile) inverters(profiles profile.Set) ([]InverterSettings, er
 		if slices.ContainsFunc(all, func(o InverterSettings) bool { return o.Name == in.Name }) {
 			return nil, fmt.Errorf("inverters[%d]: name: %q stands twice", i, in.Name)
 		}
+		for _, o := range all {
+			if err := sameLine(o, in); err != nil {
+				return nil, fmt.Errorf("inverters[%d]: %w", i, err)
+			}
+		}
 		all = append(all, in)
 	}
 	return all, nil
@@ -65,14 +73,12 @@ func (given inverterFile) check(profiles profile.Set) (in InverterSettings, err 
 	if in.Profile, err = profiles.Find(given.Profile); err != nil {
 		return in, fmt.Errorf("profile: %w", err)
 	}
-	unit := int(in.Profile.Unit)
-	if given.Unit != nil {
-		unit = *given.Unit
+	if in.KeyFile = given.KeyFile; in.KeyFile != "" && in.Connect.Kind != modbus.KindHTTP {
+		return in, errors.New("key_file: only an http address has a key")
 	}
-	if unit < 1 || unit > 247 {
-		return in, fmt.Errorf("unit: %d is not within 1 and 247", unit)
+	if in.Unit, err = given.unit(in); err != nil {
+		return in, err
 	}
-	in.Unit = byte(unit)
 	if in.Points = given.Points; len(in.Points) == 0 {
 		in.Points = in.Profile.PointNames()
 	}
@@ -80,6 +86,23 @@ func (given inverterFile) check(profiles profile.Set) (in InverterSettings, err 
 		return in, fmt.Errorf("points: %w", err)
 	}
 	return in, nil
+}
+
+// unit is the unit id of in. Modbus TCP has room for more than a line, where 0
+// speaks to all and nobody answers (Modbus over Serial Line V1.02, section 2.2;
+// Modbus Messaging on TCP/IP Implementation Guide V1.0b, section 4.4.2).
+func (given inverterFile) unit(in InverterSettings) (byte, error) {
+	least, most, unit := 1, 247, int(in.Profile.Unit)
+	if in.Connect.Kind == modbus.KindTCP {
+		least, most = 0, 255
+	}
+	if given.Unit != nil {
+		unit = *given.Unit
+	}
+	if unit < least || unit > most {
+		return 0, fmt.Errorf("unit: %d is not within %d and %d", unit, least, most)
+	}
+	return byte(unit), nil
 }
 
 func checkPoints(p inverter.Profile, names []string) error {

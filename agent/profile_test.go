@@ -62,16 +62,6 @@ func TestProfilesOfTheInstaller(t *testing.T) {
 	}
 }
 
-// Inverters on one line are asked at the pace of the slowest.
-func TestSlower(t *testing.T) {
-	a := inverter.Timing{Connect: time.Second, Gap: 10 * time.Millisecond}
-	b := inverter.Timing{Connect: time.Millisecond, Gap: 20 * time.Millisecond, Timeout: 10 * time.Second}
-	want := inverter.Timing{Connect: time.Second, Gap: 20 * time.Millisecond, Timeout: 10 * time.Second}
-	if got := slower(a, b); got != want || slower(b, a) != want {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-}
-
 // labelled is a source whose registers from 1000 on hold the serial number "78".
 type labelled struct{ acquire.Source }
 

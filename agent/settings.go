@@ -49,8 +49,11 @@ var ErrNoSettings = errors.New("there are no settings")
 //	cloud_url          where the cloud is, instead of what the enrolment file said
 //	inverters          list of:
 //	  name             as ecowatt.ParseName accepts it
-//	  connect          modbus-tcp://HOST:PORT; port 502 if not given
-//	  unit             Modbus unit id, 1 … 247; the profile's if not given
+//	  connect          where it is, as modbus.ParseEndpoint reads it: modbus-tcp://HOST:PORT,
+//	                   rtu-tcp://HOST:PORT, rtu:///dev/DEVICE?baud=9600&parity=none&stop=1, http://HOST:PORT
+//	  key_file         file with the key that an http address asks for, which only its owner may
+//	                   read; beside the settings unless it begins with /
+//	  unit             unit id, 1 … 247, with modbus-tcp also 0 and 248 … 255; the profile's if not given
 //	  profile          name of a profile; one in the folder profiles goes before the program's own
 //	  points           names of what is read; all of the profile if not given
 //	sampling_interval  s between two samples, 1 … 3600; 5 if not given
@@ -108,10 +111,14 @@ func LoadSettings(name, profiles string) (Settings, error) {
 	if err != nil {
 		return Settings{}, fmt.Errorf("%s: %w", filepath.Clean(name), err)
 	}
+	if err := readKeys(s.Inverters, filepath.Dir(name)); err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", filepath.Clean(name), err)
+	}
 	return s, nil
 }
 
-// ParseSettings reads settings that use only profiles of the program. Unknown
+// ParseSettings reads settings that use only profiles of the program. It does not
+// read the files of keys. Unknown
 // names are refused, and nothing is guessed: the error says which setting is wrong
 // and what it may be.
 func ParseSettings(data []byte) (Settings, error) { return parseSettings(data, profile.Set{}) }

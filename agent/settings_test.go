@@ -115,8 +115,19 @@ func TestParseSettingsRefuses(t *testing.T) {
 		{"address path", inverterWith(".20", ".20/x"), "inverters[0]: connect: "},
 		{"address without host", inverterWith("192.168.1.20", ":502"), "names no host"},
 		{"address port", inverterWith(".20", ".20:70000"), "the port is not within 1 and 65535"},
-		{"unit", inverterWith("inv1,", "inv1, unit: 248,"), "inverters[0]: unit: 248 is not within 1 and 247"},
-		{"unit 0", inverterWith("inv1,", "inv1, unit: 0,"), "inverters[0]: unit: 0"},
+		{"unit", inverterWith("inv1,", "inv1, unit: 256,"), "inverters[0]: unit: 256 is not within 0 and 255"},
+		{"unit of frames", inverterWith("\"modbus-tcp://192.168.1.20\"", "\"rtu-tcp://192.168.1.20:502\", unit: 248"), "inverters[0]: unit: 248 is not within 1 and 247"},
+		{"unit 0 of a wire", inverterWith("\"modbus-tcp://192.168.1.20\"", "\"rtu:///dev/ttyUSB0\", unit: 0"), "inverters[0]: unit: 0"},
+		{"a key that goes nowhere", inverterWith("inv1,", "inv1, key_file: inv1.key,"), "inverters[0]: key_file: only an http address has a key"},
+		{"two keys at one address", "inverters:\n" +
+			"  - {name: a, connect: \"http://h:1\", key_file: a, profile: ecowatt-sim}\n" +
+			"  - {name: b, connect: \"http://h:1/\", key_file: b, unit: 2, profile: ecowatt-sim}", "inverters[1]: key_file: it is another one than that of a"},
+		{"two speeds on one wire", "inverters:\n" +
+			"  - {name: a, connect: \"rtu:///dev/x\", profile: ecowatt-sim}\n" +
+			"  - {name: b, connect: \"rtu:///dev/x?baud=19200\", unit: 2, profile: ecowatt-sim}", "inverters[1]: connect: rtu:///dev/x?baud=19200&parity=none&stop=1 is the line of a"},
+		{"two languages at one address", "inverters:\n" +
+			"  - {name: a, connect: \"rtu-tcp://h:502\", profile: ecowatt-sim}\n" +
+			"  - {name: b, connect: \"modbus-tcp://h\", unit: 2, profile: ecowatt-sim}", "inverters[1]: connect: modbus-tcp://h:502 is the line of a"},
 		{"profile", inverterWith("ecowatt-sim", "acme"), `inverters[0]: profile: unknown profile "acme"; there are: deye-micro`},
 		{"no profile", inverterWith(", profile: ecowatt-sim", ""), "inverters[0]: profile: "},
 		{"point", inverterWith("inv1,", "inv1, points: [vac9],"), `inverters[0]: points: "vac9" is no point of profile ecowatt-sim, which has vac1`},

@@ -22,7 +22,8 @@ type BusOptions struct {
 
 // Bus shares one line, serial or TCP, among all who ask the units on it:
 //
-//   - Requests are carried out one after the other, Gap apart. Writes go before
+//   - Requests are carried out one after the other, Gap apart, and those to one
+//     unit as far apart as its Pace says; others go meanwhile. Writes go before
 //     reads, otherwise who came first is first; a write waits for no more than the
 //     request that is under way.
 //   - A unit that is busy (exceptions 05 and 06) is asked again up to three times,
@@ -44,9 +45,10 @@ type Bus struct {
 
 	mu      sync.Mutex // guards what is below
 	waiting []*ticket
-	busy    bool      // a request is under way
-	free    time.Time // when the next one may begin
-	waking  bool      // dispatch will be called at that time
+	busy    bool               // a request is under way
+	free    time.Time          // when the next one may begin
+	rested  map[byte]time.Time // when the next one to a unit may
+	wake    *time.Timer        // will call dispatch; nil when it need not be
 	line    failing
 	units   map[byte]failing // those that fail
 }
@@ -58,6 +60,7 @@ func NewBus(t Transport, o BusOptions) *Bus {
 		options:     o,
 		unitBackoff: backoff{after: 3, first: time.Second, most: 30 * time.Second},
 		lineBackoff: backoff{after: 1, first: 250 * time.Millisecond, most: 30 * time.Second},
+		rested:      map[byte]time.Time{},
 		units:       map[byte]failing{},
 	}
 }
@@ -85,7 +88,7 @@ func (b *Bus) once(ctx context.Context, r Request) ([]uint16, error) {
 		return nil, fmt.Errorf("%v: %w", r, err)
 	}
 	got, err := b.transport.Do(ctx, r)
-	b.leave(r.Unit, outcomeOf(ctx, err), err)
+	b.leave(r, outcomeOf(ctx, err), err)
 	return got, err
 }
 
@@ -108,29 +111,30 @@ func (b *Bus) enter(ctx context.Context, r Request) error {
 	}
 	b.mu.Unlock()
 	if i < 0 && <-t.turn == nil { // it came at the same moment
-		b.leave(r.Unit, unknown, nil)
+		b.leave(r, unknown, nil)
 	}
 	return notDone(fmt.Errorf("waiting for other requests: %w", ctx.Err()))
 }
 
-// leave ends the turn of a request to unit.
-func (b *Bus) leave(unit byte, o outcome, err error) {
+// leave ends the turn of r, which ended with err.
+func (b *Bus) leave(r Request, o outcome, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
 	switch o {
 	case unitAnswers:
 		b.line = failing{}
-		delete(b.units, unit)
+		delete(b.units, r.Unit)
 	case unitSilent:
 		b.line = failing{}
-		b.units[unit] = b.units[unit].failed(err, b.unitBackoff, now, rand.Float64())
+		b.units[r.Unit] = b.units[r.Unit].failed(err, b.unitBackoff, now, rand.Float64())
 	case lineDown:
 		b.line = b.line.failed(err, b.lineBackoff, now, rand.Float64())
 	case unknown:
 	}
 	b.busy = false
 	b.free = now.Add(b.options.Gap)
+	b.rested[r.Unit] = now.Add(max(b.options.Gap, r.Pace.Gap))
 	b.dispatch()
 }
 
@@ -145,23 +149,33 @@ func (b *Bus) dispatch() {
 		}
 		return err != nil
 	})
-	if b.busy || b.waking || len(b.waiting) == 0 {
+	if b.wake != nil {
+		b.wake.Stop()
+		b.wake = nil
+	}
+	if b.busy || len(b.waiting) == 0 {
 		return
 	}
-	if wait := b.free.Sub(now); wait > 0 {
-		b.waking = true
-		time.AfterFunc(wait, func() {
+	i, wait := next(b.waiting, now, b.begin)
+	if wait > 0 {
+		b.wake = time.AfterFunc(wait, func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.waking = false
 			b.dispatch()
 		})
 		return
 	}
-	i := next(b.waiting)
 	b.waiting[i].turn <- nil
 	b.waiting = slices.Delete(b.waiting, i, i+1)
 	b.busy = true
+}
+
+// begin is when a request to unit may be sent. The lock is the caller's.
+func (b *Bus) begin(unit byte) time.Time {
+	if rested := b.rested[unit]; rested.After(b.free) {
+		return rested
+	}
+	return b.free
 }
 
 // refusal is a *BackoffError when unit is not to be asked at now.

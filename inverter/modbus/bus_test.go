@@ -120,6 +120,35 @@ func TestBusOrderAndGap(t *testing.T) {
 	})
 }
 
+// TestBusPaceOfAUnit: one that needs time between its requests has it, writes
+// included, and the others do not notice.
+func TestBusPaceOfAUnit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlant(t)
+		p.takes[1], p.takes[2] = 10*time.Millisecond, 10*time.Millisecond
+		b := NewBus(p, BusOptions{Gap: 5 * time.Millisecond})
+		var all sync.WaitGroup
+		ask := func(r Request, gap time.Duration) {
+			r.Pace.Gap = gap
+			all.Go(func() {
+				if _, err := b.Do(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		for range 2 {
+			ask(readOf(1), 100*time.Millisecond)
+		}
+		ask(writeOf(1), 100*time.Millisecond)
+		for range 3 {
+			ask(readOf(2), time.Millisecond)
+		}
+		all.Wait()
+		p.wants("1@0 2@15 2@30 2@45 1w@110 1@220")
+	})
+}
+
 // TestBusDeadUnit: it is left alone for longer and longer, at once and with a
 // reason, and the others do not notice.
 func TestBusDeadUnit(t *testing.T) {

@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ type ClientOptions struct {
 	Timeout      time.Duration // of connecting, and then of each answer; DefaultTimeout when 0, DefaultSerialTimeout on a serial line
 	ConnectDelay time.Duration // from a connection to the first request; some dongles need a second or two
 	Quiet        time.Duration // of RTU frames, see NewRTUClient; DefaultQuiet when 0
-	Key          string        // the Authorization of NewHTTPClient
+	Key          Key           // the Authorization of NewHTTPClient
 	Dial         func(ctx context.Context, address string) (net.Conn, error)
 }
 
@@ -71,8 +72,9 @@ type Client struct {
 	framing framing
 	sturdy  bool // the connection outlives answers that do not come or do not fit
 
-	turn chan struct{} // capacity 1; who has put something in owns what is below, and framing
-	conn conn          // nil when there is none
+	turn  chan struct{} // capacity 1; who has put something in owns what is below, and framing
+	conn  conn          // nil when there is none
+	since time.Time     // when it was made
 }
 
 // NewClient returns a client of the Modbus TCP units at address (host:port). It
@@ -144,13 +146,14 @@ func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 
 // do carries out r; the turn is the caller's.
 func (c *Client) do(ctx context.Context, r Request) ([]uint16, error) {
-	if err := c.ready(ctx); err != nil {
+	pace := Pace{Connect: max(c.options.ConnectDelay, r.Pace.Connect), Timeout: cmp.Or(r.Pace.Timeout, c.options.Timeout)}
+	if err := c.ready(ctx, pace); err != nil {
 		if ctx.Err() != nil {
 			return nil, notDone(ctx.Err())
 		}
 		return nil, fmt.Errorf("%w: %w", ErrLine, err)
 	}
-	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	limited, cancel := context.WithTimeout(ctx, pace.Timeout)
 	defer cancel()
 	end := interrupt(limited, c.conn)
 	got, err := c.framing.exchange(limited, c.conn, r)
@@ -161,7 +164,7 @@ func (c *Client) do(ctx context.Context, r Request) ([]uint16, error) {
 	if !c.sturdy || !passing(err) {
 		c.drop()
 	}
-	reason := c.reason(ctx, limited, err)
+	reason := reasonOf(ctx, limited, pace.Timeout, err)
 	if NotExecuted(err) {
 		reason = notDone(reason)
 	}
@@ -174,16 +177,16 @@ func passing(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrAnswer)
 }
 
-// reason is what err is due to: the end of one of the contexts, the end of the
-// connection, or itself.
-func (c *Client) reason(ctx, limited context.Context, err error) error {
+// reasonOf is what err is due to: the end of one of the contexts, of which
+// limited ends after a timeout, the end of the connection, or itself.
+func reasonOf(ctx, limited context.Context, timeout time.Duration, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case limited.Err() != nil && errors.Is(err, ErrAnswer):
-		return fmt.Errorf("%w within %v, but %w", ErrNoAnswer, c.options.Timeout, err)
+		return fmt.Errorf("%w within %v, but %w", ErrNoAnswer, timeout, err)
 	case limited.Err() != nil:
-		return fmt.Errorf("%w within %v", ErrNoAnswer, c.options.Timeout)
+		return fmt.Errorf("%w within %v", ErrNoAnswer, timeout)
 	case errors.Is(err, ErrAnswer):
 		return err
 	case errors.Is(err, io.EOF):
@@ -194,22 +197,25 @@ func (c *Client) reason(ctx, limited context.Context, err error) error {
 
 // ready makes sure of a connection on which a request can be sent. One that
 // has ended while it was idle, as gateways do to save memory, is replaced.
-func (c *Client) ready(ctx context.Context) error {
+func (c *Client) ready(ctx context.Context, pace Pace) error {
 	if c.conn != nil {
+		if !pause(ctx, time.Until(c.since.Add(pace.Connect))) {
+			return ctx.Err()
+		}
 		if err := c.prepare(ctx); err == nil || ctx.Err() != nil {
 			return err
 		}
 		c.drop()
 	}
-	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	limited, cancel := context.WithTimeout(ctx, pace.Timeout)
 	defer cancel()
 	conn, err := c.connect(limited)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	c.conn = conn
+	c.conn, c.since = conn, time.Now()
 	c.framing.connected()
-	if !pause(ctx, c.options.ConnectDelay) {
+	if !pause(ctx, pace.Connect) {
 		return ctx.Err()
 	}
 	if err := c.prepare(ctx); err != nil {

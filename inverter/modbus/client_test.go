@@ -289,3 +289,48 @@ func TestTransactionsDiffer(t *testing.T) {
 		}
 	}
 }
+
+// TestPaceOfARequest: a request that brings a pace of its own is waited for, and
+// waits after a connection, for as long as that says; others on the same
+// connection are not.
+func TestPaceOfARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, end := scripted(t, ClientOptions{Timeout: time.Second}, func(p peer) {
+			good(p)
+			good(p)
+			good(p)
+			p.next()
+			_, _ = p.Read(make([]byte, 1)) // no answer
+		}, func(p peer) {
+			transaction := p.next()
+			time.Sleep(4 * time.Second)
+			p.say(transaction, 17, 3, 4, 0, 1, 0, 2)
+		})
+		defer end()
+		slow := request
+		slow.Pace = Pace{Connect: 2 * time.Second, Timeout: 5 * time.Second}
+		start := time.Now()
+		passed := func(want time.Duration) {
+			t.Helper()
+			if d := time.Since(start); d < want || d > want+10*time.Millisecond {
+				t.Errorf("after %v, want %v", d, want)
+			}
+		}
+		wantGood(t, c)
+		passed(0)
+		for range 2 {
+			if _, err := c.Do(t.Context(), slow); err != nil {
+				t.Error(err)
+			}
+			passed(2 * time.Second)
+		}
+		if _, err := c.Do(t.Context(), request); err == nil || !strings.Contains(err.Error(), "within 1s") {
+			t.Errorf("no answer: %v", err)
+		}
+		passed(3 * time.Second)
+		if _, err := c.Do(t.Context(), slow); err != nil {
+			t.Error(err)
+		}
+		passed(9 * time.Second)
+	})
+}

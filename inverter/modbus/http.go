@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -84,8 +85,8 @@ func NewHTTPClient(base string, o ClientOptions) *HTTPClient {
 	}
 }
 
-// Do carries out r as Client.Do does. The options' ConnectDelay and Quiet are of
-// no meaning here.
+// Do carries out r as Client.Do does. Delays after a connection, and the options'
+// Quiet, are of no meaning here.
 func (c *HTTPClient) Do(ctx context.Context, r Request) ([]uint16, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
@@ -97,7 +98,8 @@ func (c *HTTPClient) Do(ctx context.Context, r Request) ([]uint16, error) {
 	}
 	defer func() { <-c.turn }()
 
-	limited, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	timeout := cmp.Or(r.Pace.Timeout, c.options.Timeout)
+	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	got, err := c.exchange(limited, r)
 	switch {
@@ -106,7 +108,7 @@ func (c *HTTPClient) Do(ctx context.Context, r Request) ([]uint16, error) {
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case limited.Err() != nil:
-		err = fmt.Errorf("%w within %v", ErrNoAnswer, c.options.Timeout)
+		err = fmt.Errorf("%w within %v", ErrNoAnswer, timeout)
 	}
 	return nil, fmt.Errorf("%v: %w", r, err)
 }
@@ -126,7 +128,7 @@ func (c *HTTPClient) exchange(ctx context.Context, r Request) ([]uint16, error) 
 	}
 	request.Header.Set("Content-Type", "application/json")
 	if c.options.Key != "" {
-		request.Header.Set("Authorization", c.options.Key)
+		request.Header.Set("Authorization", string(c.options.Key))
 	}
 	response, err := c.client.Do(request)
 	if err != nil {

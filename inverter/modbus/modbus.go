@@ -30,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Function says what a request is for (V1.1b3, section 6).
@@ -58,6 +59,15 @@ type Request struct {
 	Address  uint16   // wire address of the first register, counted from 0
 	Count    uint16   // registers to read, 1 … MaxRead; 0 when writing
 	Values   []uint16 // words to write, 1 … MaxWrite, one for WriteSingle; nil when reading
+	Pace     Pace     // that the unit needs; only who asks has a use for it
+}
+
+// Pace is the time that a unit needs. Zero is what a client and a bus keep to with
+// all units; a Gap and a Connect that are longer there hold too.
+type Pace struct {
+	Connect time.Duration // from a connection to the first request
+	Gap     time.Duration // from the end of a request to the begin of the unit's next
+	Timeout time.Duration // of connecting, and then of an answer
 }
 
 // Quantity is the number of registers that r is about.

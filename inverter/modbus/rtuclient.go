@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ var errNotQuiet = errors.New("the line does not become quiet")
 
 // rtu is the framing of a line of RTU frames.
 type rtu struct {
-	timeout time.Duration // of an answer
+	timeout time.Duration // of an answer, where the request does not say
 	quiet   time.Duration // see ClientOptions
 	silence time.Duration // between the end of a frame and the next request
 
@@ -37,7 +38,7 @@ type rtu struct {
 // lost is a request that was given up and may be answered late.
 type lost struct {
 	request Request
-	at      time.Time
+	until   time.Time // an answer is not to be expected any more
 }
 
 // connected: whatever the peer still had to say on the former connection, or to
@@ -103,7 +104,7 @@ func (x *rtu) exchange(ctx context.Context, c conn, r Request) ([]uint16, error)
 // from before comes after that.
 func (x *rtu) catchUp(ctx context.Context, c conn, r Request) error {
 	now := time.Now()
-	x.lost = slices.DeleteFunc(x.lost, func(l lost) bool { return now.Sub(l.at) > lostMemory*x.timeout })
+	x.lost = slices.DeleteFunc(x.lost, func(l lost) bool { return now.After(l.until) })
 	if !confusable(x.lost, r) {
 		return nil
 	}
@@ -133,7 +134,7 @@ func confusable(all []lost, r Request) bool {
 // anything lost that reads: fewer if possible, because there are not always
 // more.
 func probe(all []lost, r Request) Request {
-	p := Request{Unit: r.Unit, Function: ReadHolding, Address: r.Address}
+	p := Request{Unit: r.Unit, Function: ReadHolding, Address: r.Address, Pace: r.Pace}
 	if r.Function == ReadInput {
 		p.Function = ReadInput
 	}
@@ -162,7 +163,7 @@ func (x *rtu) ask(ctx context.Context, c conn, r Request) ([]byte, error) {
 	pdu, err := x.askOnce(ctx, c, r)
 	if err != nil {
 		x.unsettled = time.Now()
-		x.lost = append(x.lost, lost{r, x.unsettled})
+		x.lost = append(x.lost, lost{r, x.unsettled.Add(lostMemory * cmp.Or(r.Pace.Timeout, x.timeout))})
 		x.lost = x.lost[max(0, len(x.lost)-maxLost):]
 	}
 	return pdu, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -110,15 +111,27 @@ type ticket struct {
 	turn  chan error // capacity 1; nil says that it has come, an error that it will not
 }
 
-// next returns the index of the request whose turn comes, of those that wait in
-// the order in which they came: writes go before reads.
-func next(waiting []*ticket) int {
+// next returns the index of the request whose turn comes at now, of those that
+// wait in the order in which they came, and whose units may be asked from begin
+// on: writes go before reads. While none may be sent it returns how long that
+// will be.
+func next(waiting []*ticket, now time.Time, begin func(unit byte) time.Time) (index int, wait time.Duration) {
+	index, wait = -1, math.MaxInt64
 	for i, t := range waiting {
-		if t.write {
-			return i
+		left := begin(t.unit).Sub(now)
+		switch {
+		case left > 0:
+			wait = min(wait, left)
+		case t.write:
+			return i, 0
+		case index < 0:
+			index = i
 		}
 	}
-	return 0
+	if index >= 0 {
+		return index, 0
+	}
+	return index, wait
 }
 
 // BackoffError says that a request was not sent, since its unit or the whole

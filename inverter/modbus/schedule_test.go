@@ -93,16 +93,23 @@ func TestOutcomeAndRetry(t *testing.T) {
 }
 
 func TestNext(t *testing.T) {
+	now := time.Now()
+	begin := func(unit byte) time.Time { return now.Add(time.Duration(unit) * time.Second) }
 	for _, x := range []struct {
-		waiting string
+		waiting string // r and w may be sent, the others wait: R and W for 5 s, q for 3 s
 		want    int
-	}{{"r", 0}, {"rr", 0}, {"w", 0}, {"rw", 1}, {"rrwrw", 2}, {"wrw", 0}} {
+		wait    time.Duration
+	}{
+		{"r", 0, 0}, {"rr", 0, 0}, {"w", 0, 0}, {"rw", 1, 0}, {"rrwrw", 2, 0}, {"wrw", 0, 0},
+		{"Rr", 1, 0}, {"WRrw", 3, 0}, {"Wr", 1, 0}, {"WR", -1, 5 * time.Second}, {"WRq", -1, 3 * time.Second},
+	} {
 		var waiting []*ticket
 		for _, c := range x.waiting {
-			waiting = append(waiting, &ticket{write: c == 'w'})
+			unit := map[rune]byte{'R': 5, 'W': 5, 'q': 3}[c]
+			waiting = append(waiting, &ticket{unit: unit, write: c == 'w' || c == 'W'})
 		}
-		if got := next(waiting); got != x.want {
-			t.Errorf("%s: %d, want %d", x.waiting, got, x.want)
+		if got, wait := next(waiting, now, begin); got != x.want || wait != x.wait {
+			t.Errorf("%s: %d after %v, want %d after %v", x.waiting, got, wait, x.want, x.wait)
 		}
 	}
 }
