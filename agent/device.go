@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -64,9 +63,7 @@ func newDevice(p parts) (*device, error) {
 	d.clock = openClock(p.folder, p.boot, d.logger)
 	now := p.now()
 	for _, in := range p.settings.Inverters {
-		poller, err := acquire.New(acquire.Inverter{
-			Name: in.Name, Unit: in.Unit, Profile: in.Profile, Points: in.Points, Interval: p.settings.SamplingInterval,
-		}, p.inverters(in), d.logger, now.Milliseconds())
+		poller, err := d.newPoller(in)
 		if err != nil {
 			return nil, err
 		}
@@ -83,7 +80,7 @@ func newDevice(p parts) (*device, error) {
 		return nil, err
 	}
 	d.keys = &keyKeeper{folder: folder, keys: p.identity.Keys, uplink: d.uplink, logger: d.logger}
-	inventory, err := encodeInventory(p.settings, nil, p.random)
+	inventory, err := d.inventory()
 	if err != nil {
 		return nil, err
 	}
@@ -142,33 +139,3 @@ func together(ctx context.Context, functions ...func(context.Context) error) err
 
 // close makes what was sampled last. Nothing of the device may run any more.
 func (d *device) close() error { return d.queue.close(d.now()) }
-
-// poll samples one inverter until ctx ends. A sample that cannot be kept is
-// lost, and told by the queue; sampling goes on.
-func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSettings) error {
-	var told map[string]string
-	for sleep(ctx, p.Next(d.now().Milliseconds())) {
-		for _, batch := range p.Poll(ctx, d.now().Milliseconds()) {
-			d.queue.add(buffer.Reading{Inverter: in.Name, Points: batch.Points, Boot: d.boot, Sample: batch.Sample}, d.now())
-		}
-		if texts := p.Texts(); !maps.Equal(texts, told) && d.tellInventory() {
-			told = texts
-		}
-	}
-	return nil
-}
-
-// tellInventory sends the inventory once more, with what the inverters call
-// themselves by now; false if it could not be kept.
-func (d *device) tellInventory() bool {
-	texts := map[string]map[string]string{}
-	for i, p := range d.pollers {
-		texts[d.settings.Inverters[i].Name] = p.Texts()
-	}
-	inventory, err := encodeInventory(d.settings, texts, d.random)
-	if err != nil {
-		d.logger.Error("the inventory cannot be told", "code", "inventory_failed", "error", err)
-		return true // it would not be otherwise the next time
-	}
-	return d.queue.put([]buffer.Message{inventory}) == nil
-}

@@ -25,7 +25,8 @@ type InverterSettings struct {
 	Key     modbus.Key // what was in it
 	Unit    byte       // Modbus unit id
 	Profile inverter.Profile
-	Points  []string // names, in the order of the values
+	SunSpec bool     // the inverter tells its profile itself
+	Points  []string // names, in the order of the values; of SunSpec those that are wanted, none for all
 }
 
 type inverterFile struct {
@@ -70,7 +71,11 @@ func (given inverterFile) check(profiles profile.Set) (in InverterSettings, err 
 	if in.Connect, err = modbus.ParseEndpoint(given.Connect); err != nil {
 		return in, fmt.Errorf("connect: %w", err)
 	}
-	if in.Profile, err = profiles.Find(given.Profile); err != nil {
+	in.Profile, err = profiles.Find(given.Profile)
+	if in.SunSpec = given.Profile == SunSpecProfile && errors.Is(err, profile.ErrUnknown); in.SunSpec {
+		in.Profile, err = inverter.Profile{Name: SunSpecProfile, Unit: 1}, nil
+	}
+	if err != nil {
 		return in, fmt.Errorf("profile: %w", err)
 	}
 	if in.KeyFile = given.KeyFile; in.KeyFile != "" && in.Connect.Kind != modbus.KindHTTP {
@@ -79,7 +84,10 @@ func (given inverterFile) check(profiles profile.Set) (in InverterSettings, err 
 	if in.Unit, err = given.unit(in); err != nil {
 		return in, err
 	}
-	if in.Points = given.Points; len(in.Points) == 0 {
+	if in.Points = given.Points; in.SunSpec {
+		return in, checkWanted(in.Points)
+	}
+	if len(in.Points) == 0 {
 		in.Points = in.Profile.PointNames()
 	}
 	if err := checkPoints(in.Profile, in.Points); err != nil {
@@ -103,6 +111,22 @@ func (given inverterFile) unit(in InverterSettings) (byte, error) {
 		return 0, fmt.Errorf("unit: %d is not within %d and %d", unit, least, most)
 	}
 	return byte(unit), nil
+}
+
+// checkWanted checks names of points that may turn out to be there.
+func checkWanted(names []string) error {
+	if len(names) > maxPoints {
+		return fmt.Errorf("points: %d are read; the cloud takes at most %d of an inverter", len(names), maxPoints)
+	}
+	for i, name := range names {
+		if _, err := ecowatt.ParseName("points", name); err != nil {
+			return err
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("points: %q stands twice", name)
+		}
+	}
+	return nil
 }
 
 func checkPoints(p inverter.Profile, names []string) error {

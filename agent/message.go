@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"ecowatt"
+	"ecowatt/agent/acquire"
 	"ecowatt/agent/buffer"
 	"ecowatt/agent/uplink"
 	"ecowatt/block"
@@ -108,21 +109,21 @@ func smallest(b ecowatt.Block, since *wire.BootID) (wire.TelemetryBlock, error) 
 	return wire.PackedBlock(b, since, data)
 }
 
-// encodeInventory makes the message that says what the device is made of. texts
-// are what the inverters call themselves, by inverter and name, as far as known.
-func encodeInventory(s Settings, texts map[string]map[string]string, random io.Reader) (buffer.Message, error) {
+// encodeInventory makes the message that says what the device is made of: its
+// settings, and what is known of each inverter, by their names.
+func encodeInventory(s Settings, found map[string]acquire.Found, random io.Reader) (buffer.Message, error) {
 	v := wire.Inventory{AgentVersion: ecowatt.Version, Hardware: s.Hardware, Inverters: map[string]wire.Inverter{}, ControlAllowed: s.AllowControl}
-	for _, in := range s.Inverters {
+	for name, f := range found {
 		x := wire.Inverter{
-			Profile: in.Profile.Name, ProfileVersion: ecowatt.Version, // profiles come with the program
-			Serial: texts[in.Name][inverter.Serial], Model: texts[in.Name][inverter.Model],
+			Profile: f.Profile.Name, ProfileVersion: ecowatt.Version, // profiles come with the program
+			Serial: f.Texts[inverter.Serial], Model: f.Texts[inverter.Model],
 		}
-		for _, name := range in.Points {
-			if r, ok := in.Profile.Register(name); ok {
+		for _, point := range f.Points {
+			if r, ok := f.Profile.Register(point); ok {
 				x.Points = append(x.Points, r.Point)
 			}
 		}
-		v.Inverters[in.Name] = x
+		v.Inverters[name] = x
 	}
 	body, err := wire.EncodeInventory(v)
 	if err != nil {

@@ -54,7 +54,8 @@ var ErrNoSettings = errors.New("there are no settings")
 //	  key_file         file with the key that an http address asks for, which only its owner may
 //	                   read; beside the settings unless it begins with /
 //	  unit             unit id, 1 … 247, with modbus-tcp also 0 and 248 … 255; the profile's if not given
-//	  profile          name of a profile; one in the folder profiles goes before the program's own
+//	  profile          name of a profile; one in the folder profiles goes before the program's own.
+//	                   sunspec: the inverter tells it itself
 //	  points           names of what is read; all of the profile if not given
 //	sampling_interval  s between two samples, 1 … 3600; 5 if not given
 //	upload_interval    s between two exchanges, 1 … 86400; 900 if not given

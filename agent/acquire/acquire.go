@@ -42,6 +42,12 @@ type Inverter struct {
 	Profile  inverter.Profile
 	Points   []string      // names of what is read
 	Interval time.Duration // between two samples; whole ms, at least MinInterval
+
+	// Find looks for what the inverter is, before it is read for the first time
+	// and whenever it is back; nil where Profile says it. With it, Profile is what
+	// was found last, for Found alone, and Points those that are to be read if
+	// they are there; none for all.
+	Find Find
 }
 
 // Source carries out reads. A refusal by the inverter itself is an error that
@@ -54,21 +60,21 @@ type Source interface {
 }
 
 // Poller samples one inverter. Its methods are for one goroutine, except
-// Status and Texts, which any may call.
+// Status and Found, which any may call.
 type Poller struct {
 	inverter Inverter
 	interval int64 // ms
 	source   Source
 	logger   *slog.Logger
 
-	groups []*group // the points, by class
+	groups []*group // the points, by class; nil until it is known what is to be read
 	tick   int64    // the last one polled; −1 before
 
 	read bool // the texts, since the inverter was away; a refusal counts
 
 	mu     sync.Mutex // guards what follows
 	status Status
-	texts  map[string]string
+	found  Found
 }
 
 // New returns a poller of in, which reads from source. now, like all times
@@ -77,12 +83,18 @@ func New(in Inverter, source Source, logger *slog.Logger, now int64) (*Poller, e
 	if in.Interval < MinInterval || in.Interval%time.Millisecond != 0 {
 		return nil, fmt.Errorf("inverter %s: a sampling interval of %v is not in whole ms or shorter than %v", in.Name, in.Interval, MinInterval)
 	}
-	if _, err := in.Profile.Plan(in.Points); err != nil {
-		return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
-	}
-	groups, err := newGroups(in)
-	if err != nil {
-		return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+	found := Found{Profile: in.Profile, Points: in.Points}
+	var groups []*group
+	if in.Find != nil {
+		found.Points = pointsOf(in.Profile, in.Points)
+	} else {
+		if _, err := in.Profile.Plan(in.Points); err != nil {
+			return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+		}
+		var err error
+		if groups, err = newGroups(in); err != nil {
+			return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+		}
 	}
 	return &Poller{
 		inverter: in,
@@ -92,6 +104,7 @@ func New(in Inverter, source Source, logger *slog.Logger, now int64) (*Poller, e
 		groups:   groups,
 		tick:     -1,
 		status:   Status{Name: in.Name, Since: now, LastSample: never},
+		found:    found,
 	}, nil
 }
 
@@ -120,12 +133,16 @@ type Batch struct {
 // ended.
 func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 	skipped := p.begin(now)
-	due := p.due()
-	if len(due) == 0 {
-		return nil
-	}
 	before := p.Status()
-	round := p.readAll(ctx, now, before.State == Away, due)
+	var due []*group
+	var round round
+	if err := p.find(ctx); err != nil {
+		round = failedRound(err)
+	} else if due = p.due(); len(due) == 0 {
+		return nil
+	} else {
+		round = p.readAll(ctx, now, before.State == Away, due)
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -155,33 +172,6 @@ func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 	return batches
 }
 
-// readTexts reads what the inverter calls itself. What it refuses, it does not
-// have; what it does not answer is asked again in the next tick.
-func (p *Poller) readTexts(ctx context.Context) {
-	texts := map[string]string{}
-	for _, t := range p.inverter.Profile.Texts {
-		words, err := p.readOne(ctx, t.Read())
-		if err != nil && !answered(err) {
-			return
-		}
-		if text := t.Decode(words); text != "" {
-			texts[t.Name] = text
-		}
-	}
-	p.read = true
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.texts = texts
-}
-
-// Texts returns what the inverter calls itself, by the names of the profile's
-// texts; nil until it was read. Nobody may change it.
-func (p *Poller) Texts() map[string]string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.texts
-}
-
 // due returns the groups that are read in this tick, the fast one first.
 func (p *Poller) due() []*group {
 	var due []*group
@@ -200,7 +190,7 @@ func (p *Poller) decode(now int64, r round, due []*group) (batches []Batch, know
 	for i, g := range due {
 		n := len(g.plan.Reads())
 		values[i] = g.plan.Decode(r.words[first : first+n])
-		asleep = asleep || g.asleep(p.inverter.Profile.Sleeping, values[i])
+		asleep = asleep || g.asleep(p.Found().Profile.Sleeping, values[i])
 		first += n
 	}
 	for i, g := range due {
@@ -230,6 +220,11 @@ type round struct {
 	answered bool       // the inverter said something, if only that it refuses
 	points   int        // asked for
 	retries  uint64
+}
+
+// failedRound is a round of which nothing came but err.
+func failedRound(err error) round {
+	return round{words: [][]uint16{nil}, errs: []error{err}, answered: answered(err)}
 }
 
 // readAll carries out the reads of all groups that are due. When nothing answers

@@ -200,7 +200,7 @@ func TestTexts(t *testing.T) {
 		check := func(when string, want map[string]string, reads int) {
 			t.Helper()
 			r.poll()
-			if diff := cmp.Diff(want, r.Texts()); diff != "" {
+			if diff := cmp.Diff(want, r.Found().Texts); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", when, diff)
 			}
 			if got := r.fake.took(); got != reads {

@@ -54,12 +54,13 @@ type Model struct {
 }
 
 // Discover looks for the map and walks its chain of models. The error wraps
-// ErrNotFound when there is none, and is that of read when nothing answers.
+// ErrNotFound when there is none, and is that of read when nothing answers, or
+// when the inverter has no time: what is found is whole, or an error.
 func Discover(ctx context.Context, read Reader) (Device, error) {
 	for _, base := range bases() {
 		words, err := read(ctx, base, header)
 		switch {
-		case refused(err):
+		case notThere(err):
 			continue
 		case err != nil:
 			return Device{}, fmt.Errorf("looking for SunSpec at %d: %w", base, err)
@@ -75,10 +76,13 @@ func Discover(ctx context.Context, read Reader) (Device, error) {
 	return Device{}, fmt.Errorf("%w at %s", ErrNotFound, strings.Trim(fmt.Sprint(bases()), "[]"))
 }
 
-// refused reports whether the inverter itself said no.
-func refused(err error) bool {
+// notThere reports whether the inverter itself said that it does not have what
+// was asked for: exceptions 01 to 03, and 04, which some say instead (Modbus
+// Application Protocol V1.1b3, section 7). Others are of the moment, or of a
+// gateway.
+func notThere(err error) bool {
 	var refusal interface{ ExceptionCode() byte }
-	return errors.As(err, &refusal)
+	return errors.As(err, &refusal) && refusal.ExceptionCode() >= 1 && refusal.ExceptionCode() <= 4
 }
 
 // walk follows the chain of models from the address at on. A chain may end
@@ -90,7 +94,7 @@ func walk(ctx context.Context, read Reader, at int) ([]Model, error) {
 			return models, nil
 		}
 		words, err := read(ctx, uint16(at), header)
-		if refused(err) && len(models) > 0 {
+		if notThere(err) && len(models) > 0 {
 			return models, nil
 		}
 		if err == nil && len(words) != header {

@@ -61,6 +61,21 @@ func (d Device) Profile(name string, unit byte) (inverter.Profile, error) {
 	return p, nil
 }
 
+// Steady is found, made of an inverter of which last was made before, with points
+// that are as exact as they were then: how exact those are that have a scale
+// factor depends on what that happened to be, and does not make it another
+// inverter.
+func Steady(last, found inverter.Profile) inverter.Profile {
+	found.Registers = slices.Clone(found.Registers)
+	for i, r := range found.Registers {
+		before, ok := last.Register(r.Point.Name)
+		if ok && r.Scale.Given && before.Scale.Given {
+			found.Registers[i].Point.Exponent = before.Point.Exponent
+		}
+	}
+	return found
+}
+
 // finish adds what is known of the whole device.
 func (d Device) finish(p *inverter.Profile) {
 	if i := slices.IndexFunc(d.Models, func(m Model) bool { return m.ID == common && len(m.Words) >= 66 }); i >= 0 {
@@ -183,7 +198,9 @@ func limit(r inverter.Register, m Model) (inverter.Register, bool) {
 		return r, false
 	}
 	r.Control = &inverter.Control{
-		Address: r.Address, Of: "WMax", Settle: settle, Fallback: fallback,
+		// What stood at an address may stand elsewhere after a change of the settings.
+		Requires: []inverter.Setting{{Place: inverter.Place{Address: m.Address}, Value: int64(m.ID)}},
+		Address:  r.Address, Of: "WMax", Settle: settle, Fallback: fallback,
 		Gate: inverter.Gate{Given: true, Place: inverter.Place{Address: m.Address + uint16(enable)}, On: 1, Off: ecowatt.Known(0)},
 	}
 	if mostPercent*percent > 0xfffe {

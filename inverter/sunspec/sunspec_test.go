@@ -233,6 +233,9 @@ func TestLimitOf123(t *testing.T) {
 		t.Errorf("%v; release (-want +got):\n%s", err, diff)
 	}
 	r, _ := p.Register("export_power_percent")
+	if diff := cmp.Diff([]inverter.Setting{{Place: inverter.Place{Address: at}, Value: 123}}, r.Control.Requires); diff != "" {
+		t.Errorf("what must stand there (-want +got):\n%s", diff)
+	}
 	if c := r.Control; r.Point.Min != 100 || r.Point.Max != 10000 || c.Proof != "pac" || c.Fallback.Timer.Address != at+7 || c.Fallback.HasValue {
 		t.Errorf("limit %+v, %+v", r.Point, c)
 	}
@@ -469,5 +472,61 @@ func TestMoreExactThanUsual(t *testing.T) {
 	d.words[70+15] = 0xfffb // and later it is even more so
 	if got := values(t, d, p)["pac"]; got != "0.012 W" {
 		t.Errorf("with a scale factor of -5: %s", got)
+	}
+}
+
+// code is an exception.
+type code byte
+
+func (c code) Error() string       { return fmt.Sprintf("exception %02x", byte(c)) }
+func (c code) ExceptionCode() byte { return byte(c) }
+
+// TestDiscoverIsWhole: when an inverter has no time, or its gateway does not reach
+// it, the search fails wherever it is: a part of an inverter is never taken for all
+// of it.
+func TestDiscoverIsWhole(t *testing.T) {
+	d := &device{base: 50000, words: legacy()}
+	found, err := Discover(t.Context(), d.read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range d.reads {
+		for _, c := range []code{0x05, 0x06, 0x0a, 0x0b} {
+			reads := 0
+			got, err := Discover(t.Context(), func(ctx context.Context, address, count uint16) ([]uint16, error) {
+				if reads++; reads == at+1 {
+					return nil, c
+				}
+				return d.read(ctx, address, count)
+			})
+			if !errors.Is(err, c) {
+				t.Errorf("%v at read %d of %d: %d of %d models, %v", c, at, d.reads, len(got.Models), len(found.Models), err)
+			}
+		}
+	}
+}
+
+// TestSteady: that a scale factor happened to be another one is no change; that a
+// point stands elsewhere is.
+func TestSteady(t *testing.T) {
+	d := &device{base: 40000, words: legacy()}
+	first := profileOf(t, d)
+	if got := Steady(inverter.Profile{}, first); cmp.Diff(first, got) != "" {
+		t.Error("the first one is not as it was found")
+	}
+	d.words[70+15] = 0xfffd // W is more exact
+	again := profileOf(t, d)
+	if cmp.Diff(first, again) == "" {
+		t.Fatal("there is nothing to keep steady")
+	}
+	if diff := cmp.Diff(first, Steady(first, again)); diff != "" {
+		t.Errorf("(-first +again):\n%s", diff)
+	}
+	other := profileOf(t, &device{base: 40000, words: append(slices.Clone(legacy()[:70]), legacy()[122:]...)}) // without model 101
+	if diff := cmp.Diff(other, Steady(first, other)); diff != "" {
+		t.Errorf("another inverter (-found +steady):\n%s", diff)
+	}
+	if _, ok := Steady(first, other).Register("pac"); ok {
+		t.Error("it has what it does not have")
 	}
 }
