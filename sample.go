@@ -26,15 +26,30 @@ func Known(raw int64) Value { return Value{Raw: raw, Valid: true} }
 // Sample is what one inverter's points were at one instant.
 type Sample struct {
 	At     int64   // ms; since 1970 (UTC), or since boot where the clock is not known
-	Values []Value // one per point of the block or list it belongs to, in its order
+	Values []Value // one per column of the block or list it belongs to, in its order
 }
 
 // Block is a run of samples of one inverter with one list of points, in the
-// order in which they were taken.
+// order in which they were taken: one column per point. Where Window is set it
+// holds windows instead (see Aggregate): Aggregates columns per point, times that
+// are the starts of windows.
 type Block struct {
 	Inverter string
 	Points   []string
 	Samples  []Sample
+	Window   int64 // ms; 0 for samples as they were taken
+}
+
+// Columns is the number of values of each sample of b.
+func (b Block) Columns() int { return Columns(len(b.Points), b.Window) }
+
+// Columns is the number of values of a sample of so many points, or, where window
+// is not 0, of a window.
+func Columns(points int, window int64) int {
+	if window == 0 {
+		return points
+	}
+	return points * Aggregates
 }
 
 // Decimal writes raw × 10^exponent exactly, as people write it: Decimal(2301, -1)

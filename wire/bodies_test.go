@@ -88,8 +88,9 @@ func samples(tb testing.TB) []sample {
 	return []sample{
 		of("request", fullRequest(), EncodeRequest, DecodeRequest),
 		of("answer", fullAnswer(tb), EncodeAnswer, DecodeAnswer),
-		of("telemetry", TelemetryBlock{"roof", []string{"vac1", "pac"}, 1_700_000_000_000, 1, 3, []byte{0x43, 1, 2, 3}, nil}, EncodeTelemetry, DecodeTelemetry),
-		of("telemetry since boot", TelemetryBlock{"roof", []string{"vac1"}, 0, 0, 1, []byte{0x82, 0x81, 0, 0x81, 0xf6}, &Instant{repeat[BootID](3), 1000}}, EncodeTelemetry, DecodeTelemetry),
+		of("telemetry", TelemetryBlock{"roof", []string{"vac1", "pac"}, 1_700_000_000_000, 1, 3, []byte{0x43, 1, 2, 3}, nil, 0}, EncodeTelemetry, DecodeTelemetry),
+		of("telemetry in windows", TelemetryBlock{"roof", []string{"vac1"}, 0, 0, 1, []byte{0x82, 0x81, 0, 0x81, 0xf6}, &Instant{repeat[BootID](3), 60_000}, 60_000}, EncodeTelemetry, DecodeTelemetry),
+		of("telemetry since boot", TelemetryBlock{"roof", []string{"vac1"}, 0, 0, 1, []byte{0x82, 0x81, 0, 0x81, 0xf6}, &Instant{repeat[BootID](3), 1000}, 0}, EncodeTelemetry, DecodeTelemetry),
 		of("log", []LogEntry{
 			{1_700_000_000_000, LevelWarn, "INVERTER_AWAY", "no answer", map[string]any{"inverter": "roof", "failures": int64(3)}},
 			{0, LevelError, "CLK_STEP", "", map[string]any{}},
@@ -204,13 +205,14 @@ func deterministic(tb testing.TB, v any) []byte {
 // TestKeysOfBodies takes every key out of every body, adds one that a later
 // version might have, and puts null in the place of each value.
 func TestKeysOfBodies(t *testing.T) {
-	optional := map[string][]uint64{
-		"request": {2, 3, 4, 5, 6, 7, 8}, "answer": {2, 3, 4, 5, 6, 7, 8, 9}, "telemetry since boot": {3},
+	optional := map[string][]any{
+		"request": keysOf(2, 3, 4, 5, 6, 7, 8), "answer": keysOf(2, 3, 4, 5, 6, 7, 8, 9),
+		"telemetry since boot": keysOf(3, 7), "telemetry in windows": append(keysOf(3, 7), int64(-1)),
 	}
-	nullable := map[string][]uint64{
-		"command_result": {3, 4, 6}, "command_result with a fraction": {3, 4, 6}, "command_result without value": {3, 4, 6},
-		"fota_status": {5, 6}, "fota_status with code": {5, 6},
-		"telemetry": {6}, "telemetry since boot": {6}, // any item, for the codec to judge
+	nullable := map[string][]any{
+		"command_result": keysOf(3, 4, 6), "command_result with a fraction": keysOf(3, 4, 6), "command_result without value": keysOf(3, 4, 6),
+		"fota_status": keysOf(5, 6), "fota_status with code": keysOf(5, 6),
+		"telemetry": keysOf(6), "telemetry since boot": keysOf(6), "telemetry in windows": keysOf(6), // any item, for the codec to judge
 	}
 	for _, s := range samples(t) {
 		if s.name == "log" {
@@ -223,13 +225,12 @@ func TestKeysOfBodies(t *testing.T) {
 		for k := range asMap(t, b) {
 			m := asMap(t, b)
 			delete(m, k)
-			mayMiss := slices.Contains(optional[s.name], k.(uint64)) || s.name == "telemetry since boot" && k == uint64(7)
-			if _, err := s.decode(deterministic(t, m)); (err == nil) != mayMiss {
+			if _, err := s.decode(deterministic(t, m)); (err == nil) != slices.Contains(optional[s.name], k) {
 				t.Errorf("%s without key %v: %v", s.name, k, err)
 			}
 			m = asMap(t, b)
 			m[k] = nil
-			if _, err := s.decode(deterministic(t, m)); (err == nil) != slices.Contains(nullable[s.name], k.(uint64)) {
+			if _, err := s.decode(deterministic(t, m)); (err == nil) != slices.Contains(nullable[s.name], k) {
 				t.Errorf("%s with null as key %v: %v", s.name, k, err)
 			}
 		}
@@ -243,12 +244,66 @@ func TestKeysOfBodies(t *testing.T) {
 				t.Errorf("%s with a key of a later version (-want +got):\n%s", s.name, diff)
 			}
 		}
-		for _, never := range []any{int64(-1), "1", "text"} {
+		for _, never := range []any{int64(-1), int64(-2), int64(-1 << 63), "1", "text"} {
 			m := asMap(t, b)
 			m[never] = 1
 			if _, err := s.decode(deterministic(t, m)); !errors.Is(err, ErrSchema) {
 				t.Errorf("%s with key %#v: %v", s.name, never, err)
 			}
+		}
+	}
+}
+
+func keysOf(keys ...uint64) (list []any) {
+	for _, k := range keys {
+		list = append(list, k)
+	}
+	return list
+}
+
+// TestWindows: key -1 says how long windows are, within bounds, once, and behind
+// all other keys.
+func TestWindows(t *testing.T) {
+	body := func(window int64) TelemetryBlock {
+		return TelemetryBlock{Inverter: "roof", Points: []string{"pac"}, T0: 1, Count: 1, Data: []byte{0}, Window: window}
+	}
+	for _, bad := range []int64{-1, 1, ecowatt.MinWindow - 1, ecowatt.MaxWindow + 1, math.MaxInt64, math.MinInt64} {
+		if _, err := EncodeTelemetry(body(bad)); !errors.Is(err, ErrSchema) {
+			t.Errorf("windows of %d ms are encoded: %v", bad, err)
+		}
+	}
+	for _, good := range []int64{ecowatt.MinWindow, 60_000, ecowatt.MaxWindow} {
+		b, err := EncodeTelemetry(body(good))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := DecodeTelemetry(b); err != nil || got.Window != good {
+			t.Errorf("windows of %d ms come back as %d: %v", good, got.Window, err)
+		}
+	}
+	plain, err := EncodeTelemetry(body(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs := plain[1:]
+	table := func(n byte, parts ...[]byte) []byte { return append([]byte{0xa0 | n}, bytes.Join(parts, nil)...) }
+	minute := []byte{0x20, 0x19, 0xea, 0x60}
+	if got, err := DecodeTelemetry(table(7, pairs, minute)); err != nil || got.Window != 60_000 {
+		t.Errorf("by hand: %+v, %v", got, err)
+	}
+	for name, b := range map[string][]byte{
+		"twice":           table(8, pairs, minute, minute),
+		"first":           table(7, minute, pairs),
+		"a second short":  table(7, pairs, []byte{0x20, 0x19, 0x03, 0xe7}),
+		"0":               table(7, pairs, []byte{0x20, 0x00}),
+		"below 0":         table(7, pairs, []byte{0x20, 0x39, 0xea, 0x60}),
+		"beyond a day":    table(7, pairs, []byte{0x20, 0x1a, 0x05, 0x26, 0x5c, 0x01}),
+		"key -2":          table(7, pairs, []byte{0x21, 0x19, 0xea, 0x60}),
+		"key -2 after -1": table(8, pairs, minute, []byte{0x21, 0x00}),
+		"key -2^64":       table(7, pairs, []byte{0x3b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00}),
+	} {
+		if _, err := DecodeTelemetry(b); !errors.Is(err, ErrSchema) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -159,10 +159,10 @@ func TestDocKeys(t *testing.T) {
 		}
 		bodies[s.name] = b
 	}
-	for name, section := range map[string]int{"request": 4, "answer": 5, "telemetry since boot": 6} {
+	for name, section := range map[string]int{"request": 4, "answer": 5, "telemetry in windows": 6} {
 		var want []string
 		for k := range asMap(t, bodies[name]) {
-			want = append(want, fmt.Sprint(k))
+			want = append(want, strings.Replace(fmt.Sprint(k), "-", "−", 1))
 		}
 		slices.Sort(want)
 		if diff := cmp.Diff(want, column(docTable(t, section, "key", "value"), 0)); diff != "" {

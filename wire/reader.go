@@ -247,15 +247,34 @@ func (s keys) has(k uint64) bool { return s>>k&1 == 1 }
 // later version adds. Any other kind of key is refused. Keys in required must
 // be there.
 func (r *reader) table(required keys, known func(k uint64) bool) keys {
+	return r.tableWith(required, func(uint64) bool { return false }, known)
+}
+
+// tableWith is table for a map that may have negative keys, which follow the
+// others. critical reads the value of the key −k, or reports false for a key that
+// it does not know, which is refused.
+func (r *reader) tableWith(required keys, critical, known func(k uint64) bool) keys {
 	n := r.want(majorMap, "a map")
 	if !r.enter(n, maxMap) {
 		return 0
 	}
 	var seen keys
 	var last uint64
+	var negative bool
 	for i := uint64(0); i < n && r.err == nil; i++ {
+		if r.pos < len(r.b) && r.b[r.pos]>>5 == majorNint {
+			k := r.want(majorNint, "a negative key")
+			if negative && k <= last {
+				r.fail("keys out of order")
+			}
+			negative, last = true, k
+			if r.err == nil && !critical(k+1) {
+				r.fail("a key below 0 that is not known here")
+			}
+			continue
+		}
 		k := r.uint()
-		if i > 0 && k <= last {
+		if negative || i > 0 && k <= last {
 			r.fail("keys out of order")
 		}
 		if r.err != nil {

@@ -21,6 +21,7 @@ type TelemetryBlock struct {
 	Count    uint64   // samples
 	Data     []byte   // one CBOR item, in the way of the codec
 	Boot     *Instant // the time of t0, where the clock was not known yet; else nil
+	Window   int64    // ms, of windows in place of samples (section 6); 0 for samples
 }
 
 // EncodeTelemetry returns the body of a message of KindTelemetry.
@@ -36,6 +37,10 @@ func EncodeTelemetry(b TelemetryBlock) ([]byte, error) {
 	if b.Boot != nil {
 		t.key(7).instant(*b.Boot)
 	}
+	if b.Window != 0 {
+		checkWindow(b.Window, w.fail)
+		t.critical(1).time(b.Window)
+	}
 	return w.done()
 }
 
@@ -44,7 +49,15 @@ func EncodeTelemetry(b TelemetryBlock) ([]byte, error) {
 func DecodeTelemetry(body []byte) (TelemetryBlock, error) {
 	var b TelemetryBlock
 	r := &reader{b: body}
-	seen := r.table(set(1, 2, 4, 5, 6), func(k uint64) bool {
+	critical := func(k uint64) bool {
+		if k != 1 {
+			return false
+		}
+		b.Window = r.time()
+		checkWindow(b.Window, r.fail)
+		return true
+	}
+	seen := r.tableWith(set(1, 2, 4, 5, 6), critical, func(k uint64) bool {
 		switch k {
 		case 1:
 			b.Inverter = r.text()
@@ -76,6 +89,13 @@ func DecodeTelemetry(body []byte) (TelemetryBlock, error) {
 	return b, nil
 }
 
+// checkWindow fails where windows of so many ms are none.
+func checkWindow(ms int64, fail func(string, ...any)) {
+	if ms < ecowatt.MinWindow || ms > ecowatt.MaxWindow {
+		fail("windows of %d ms, of %d to %d that may be", ms, ecowatt.MinWindow, ecowatt.MaxWindow)
+	}
+}
+
 // PlainBlock packs a block with codec 0, which the cloud unpacks where it keeps
 // blocks (cloud/ingest). The times of its samples are ms
 // since 1970 where boot is nil, else ms since that boot; they must not go back.
@@ -86,17 +106,17 @@ func PlainBlock(b ecowatt.Block, boot *BootID) (TelemetryBlock, error) {
 	}
 	t0 := b.Samples[0].At
 	w := &writer{}
-	w.array(1 + len(b.Points))
+	w.array(1 + b.Columns())
 	w.array(len(b.Samples))
 	last := t0
 	for _, s := range b.Samples {
-		if s.At < last || len(s.Values) != len(b.Points) {
-			return TelemetryBlock{}, fmt.Errorf("packing a block: %w: a sample is out of order or has not one value per point", ErrSchema)
+		if s.At < last || len(s.Values) != b.Columns() {
+			return TelemetryBlock{}, fmt.Errorf("packing a block: %w: a sample is out of order or has not one value per column", ErrSchema)
 		}
 		last = s.At
 		w.time(s.At - t0)
 	}
-	for p := range b.Points {
+	for p := range b.Columns() {
 		w.array(len(b.Samples))
 		for _, s := range b.Samples {
 			if v := s.Values[p]; v.Valid {
@@ -128,7 +148,7 @@ func newBlock(b ecowatt.Block, boot *BootID, codec uint64) (TelemetryBlock, erro
 		return TelemetryBlock{}, fmt.Errorf("packing a block: %w: no samples", ErrSchema)
 	}
 	t0 := b.Samples[0].At
-	t := TelemetryBlock{Inverter: b.Inverter, Points: b.Points, T0: t0, Codec: codec, Count: uint64(len(b.Samples))}
+	t := TelemetryBlock{Inverter: b.Inverter, Points: b.Points, T0: t0, Codec: codec, Count: uint64(len(b.Samples)), Window: b.Window}
 	if boot != nil {
 		t.T0, t.Boot = 0, &Instant{Boot: *boot, Mono: t0}
 	}

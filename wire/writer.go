@@ -162,6 +162,18 @@ func (t *table) key(k int) *writer {
 	return t.w
 }
 
+// critical begins the pair of the key −k, which follows all that are not
+// negative: whoever does not know it refuses the map.
+func (t *table) critical(k int) *writer {
+	if t.last > 23 || k < 1 || k > 24 {
+		panic(fmt.Sprintf("wire: key -%d after %d", k, t.last))
+	}
+	t.last = 24 // no other key may follow
+	t.w.b[t.head]++
+	t.w.int(int64(-k))
+	return t.w
+}
+
 // dict writes a map with text keys in the order of RFC 8949 section 4.2.1:
 // by the bytes of the encoded key, which is by length and then by content.
 func dict[V any](w *writer, m map[string]V, value func(V)) {

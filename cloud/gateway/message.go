@@ -109,7 +109,7 @@ func telemetry(body []byte, now time.Time) (*ingest.Block, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := ingest.Telemetry{Inverter: t.Inverter, Points: t.Points, T0: t.T0, Codec: t.Codec, Count: t.Count, Data: t.Data}
+	x := ingest.Telemetry{Inverter: t.Inverter, Points: t.Points, T0: t.T0, Codec: t.Codec, Count: t.Count, Data: t.Data, Window: t.Window}
 	if t.Boot != nil {
 		x.Boot = &ingest.Instant{Boot: ingest.BootID(t.Boot.Boot), Mono: t.Boot.Mono}
 	}

@@ -11,7 +11,7 @@ import (
 // Limits of a telemetry block. A block beyond them is invalid.
 const (
 	MaxSamples = 4096                // as many as an array of the wire may have
-	MaxPoints  = 4095                // as many as there is room for beside the times
+	MaxPoints  = 4095                // columns, as many as there is room for beside the times
 	MaxSpan    = 32 * 24 * time.Hour // from t0 to the last sample
 )
 
@@ -38,6 +38,7 @@ type Telemetry struct {
 	Count    uint64   // samples
 	Data     []byte   // as it came, in the way of the codec
 	Boot     *Instant // time of t0 since boot, where the clock was not known; else nil
+	Window   int64    // ms, of windows in place of samples; 0 for samples
 }
 
 // Block is a telemetry block that passed Check: what the store keeps.
@@ -51,7 +52,11 @@ type Block struct {
 	Placed   bool     // whether T0 is known
 	T0       int64    // ms since 1970
 	Boot     *Instant // time of t0 since boot, where the device sent that; else nil
+	Window   int64    // ms: what the device sent are windows (see ecowatt.Aggregate); 0 for samples
 }
+
+// columns is the number of values of a sample, or of a window.
+func (b Block) columns() int { return ecowatt.Columns(len(b.Points), b.Window) }
 
 // InvalidError says why a message can never be stored. Its text goes to the
 // device and into the log, and repeats nothing of the device's own bytes.
@@ -73,19 +78,30 @@ func Check(t Telemetry, now time.Time) (Block, error) {
 	if err := checkPoints(t.Points); err != nil {
 		return Block{}, err
 	}
+	if t.Window != 0 && (t.Window < ecowatt.MinWindow || t.Window > ecowatt.MaxWindow) {
+		return Block{}, invalid("windows of %d ms; a window has %d to %d", t.Window, ecowatt.MinWindow, ecowatt.MaxWindow)
+	}
 	if t.Codec > CodecPacked {
 		return Block{}, invalid("codec %d is not known here; use codec %d or %d", t.Codec, CodecPlain, CodecPacked)
 	}
 	if t.Count == 0 || t.Count > MaxSamples {
 		return Block{}, invalid("%d samples; a block has 1 to %d", t.Count, MaxSamples)
 	}
-	b := Block{Inverter: t.Inverter, Points: t.Points, Codec: t.Codec, Count: int(t.Count), Data: t.Data, Boot: t.Boot}
+	b := Block{Inverter: t.Inverter, Points: t.Points, Codec: t.Codec, Count: int(t.Count), Data: t.Data, Boot: t.Boot, Window: t.Window}
+	if n := b.columns(); n > MaxPoints {
+		return Block{}, invalid("%d columns of %d points; a block has at most %d", n, len(b.Points), MaxPoints)
+	}
 	samples, err := b.decode()
 	if err != nil {
 		return Block{}, err
 	}
 	if b.Span, err = span(samples); err != nil {
 		return Block{}, err
+	}
+	if b.Window != 0 {
+		if err := checkWindows(samples, b.Window); err != nil {
+			return Block{}, err
+		}
 	}
 	switch {
 	case b.Boot != nil && (b.Boot.Mono < 0 || b.Boot.Mono > maxMono):
@@ -112,6 +128,27 @@ func span(samples []ecowatt.Sample) (int64, error) {
 	}
 	return last, nil
 }
+
+// checkWindows says what is wrong with windows whose times do not go back.
+func checkWindows(samples []ecowatt.Sample, window int64) error {
+	for i, s := range samples {
+		if s.At%window != 0 || i > 0 && s.At == samples[i-1].At {
+			return invalid("window %d does not begin where one ends", i)
+		}
+		for v := range slices.Chunk(s.Values, ecowatt.Aggregates) {
+			mean, least, most, count := v[ecowatt.Mean], v[ecowatt.Least], v[ecowatt.Most], v[ecowatt.Count]
+			known := mean.Valid && least.Valid && most.Valid && least.Raw <= mean.Raw && mean.Raw <= most.Raw
+			missing := !mean.Valid && !least.Valid && !most.Valid
+			if !count.Valid || count.Raw < 0 || count.Raw > maxCount || count.Raw > 0 && !known || count.Raw == 0 && !missing {
+				return invalid("window %d has columns that do not fit one another", i)
+			}
+		}
+	}
+	return nil
+}
+
+// maxCount is the most values of a window: that of a day has one per ms.
+const maxCount = ecowatt.MaxWindow
 
 // maxMono is a hundred years in ms: no device has been up for longer.
 const maxMono = 100 * 366 * 24 * 3600 * 1000
@@ -141,19 +178,20 @@ func sane(t0, span int64, now time.Time) bool {
 func (b Block) decode() ([]ecowatt.Sample, error) {
 	switch b.Codec {
 	case CodecPlain:
-		return decodePlain(b.Data, len(b.Points), b.Count)
+		return decodePlain(b.Data, b.columns(), b.Count)
 	case CodecPacked:
-		return decodePacked(b.Data, len(b.Points), b.Count)
+		return decodePacked(b.Data, b.columns(), b.Count)
 	}
 	return nil, invalid("codec %d is not known here", b.Codec)
 }
 
 // Select returns what q asks for of a stored and placed block: the samples of
 // its time, with the points it names in its order, missing where the block has
-// no such point. It reports false when nothing of the block is asked for.
+// no such point. Of windows it gives the means, at the times at which they begin.
+// It reports false when nothing of the block is asked for.
 // describe gives unit and exponent of a point.
 func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Point) (Part, bool, error) {
-	columns, ok := b.columns(q.Points)
+	columns, ok := b.pick(q.Points)
 	if !ok || !b.Placed || q.Inverter != "" && q.Inverter != b.Inverter {
 		return Part{}, false, nil
 	}
@@ -167,6 +205,9 @@ func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Poin
 		s.At += b.T0
 		if s.At < from || s.At >= to {
 			continue
+		}
+		if b.Window != 0 {
+			s.Values = means(s.Values)
 		}
 		if columns != nil {
 			s.Values = pick(s.Values, columns)
@@ -187,10 +228,19 @@ func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Poin
 	return part, true, nil
 }
 
-// columns maps the points asked for to columns of the block, -1 for one that
+// means are those of the points of a window.
+func means(columns []ecowatt.Value) []ecowatt.Value {
+	var means []ecowatt.Value
+	for point := range slices.Chunk(columns, ecowatt.Aggregates) {
+		means = append(means, point[ecowatt.Mean])
+	}
+	return means
+}
+
+// pick maps the points asked for to columns of the block, -1 for one that
 // the block has not; nil means all of them as they are. It reports false when
 // the block has none of them.
-func (b Block) columns(points []string) ([]int, bool) {
+func (b Block) pick(points []string) ([]int, bool) {
 	if len(points) == 0 {
 		return nil, true
 	}

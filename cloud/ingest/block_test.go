@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"ecowatt"
+	"ecowatt/block"
 	"ecowatt/wire"
 )
 
@@ -44,7 +45,7 @@ func decoded(tb testing.TB, body []byte) Telemetry {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	t := Telemetry{Inverter: w.Inverter, Points: w.Points, T0: w.T0, Codec: w.Codec, Count: w.Count, Data: w.Data}
+	t := Telemetry{Inverter: w.Inverter, Points: w.Points, T0: w.T0, Codec: w.Codec, Count: w.Count, Data: w.Data, Window: w.Window}
 	if w.Boot != nil {
 		t.Boot = &Instant{Boot: BootID(w.Boot.Boot), Mono: w.Boot.Mono}
 	}
@@ -337,6 +338,86 @@ func TestSelect(t *testing.T) {
 	}
 }
 
+// minute is a good block of windows, two of a minute and one missing between them.
+func minute(edit func(columns [][]any, b *Telemetry)) func(*testing.T) Telemetry {
+	return func(t *testing.T) Telemetry {
+		columns := [][]any{{0, 120_000}, {100, nil}, {-3, nil}, {150, nil}, {30, 0}}
+		b := one(func(b *Telemetry) { b.Count, b.Window = 2, 60_000 })
+		edit(columns, &b)
+		b.Data = data(t, columns...)
+		return b
+	}
+}
+
+func TestCheckWindows(t *testing.T) {
+	for name, c := range map[string]struct {
+		b       func(*testing.T) Telemetry
+		problem string
+	}{
+		"good":             {minute(func([][]any, *Telemetry) {}), ""},
+		"since boot":       {minute(func(_ [][]any, b *Telemetry) { b.Boot = &Instant{Mono: 60_000} }), ""},
+		"full":             {minute(func(c [][]any, _ *Telemetry) { c[4][0] = 86_400_000 }), ""},
+		"of a second":      {minute(func(_ [][]any, b *Telemetry) { b.Window = 1000 }), ""},
+		"too short":        {minute(func(_ [][]any, b *Telemetry) { b.Window = 999 }), "999 ms"},
+		"below 0":          {minute(func(_ [][]any, b *Telemetry) { b.Window = -60_000 }), "-60000 ms"},
+		"longer than days": {minute(func(_ [][]any, b *Telemetry) { b.Window = 86_400_001 }), "86400001 ms"},
+		"not whole apart":  {minute(func(c [][]any, _ *Telemetry) { c[0][1] = 119_999 }), "window 1 does not begin"},
+		"not from t0":      {minute(func(c [][]any, _ *Telemetry) { c[0][0] = 1 }), "window 0 does not begin"},
+		"twice":            {minute(func(c [][]any, _ *Telemetry) { c[0][1] = 0 }), "window 1 does not begin"},
+		"going back":       {minute(func(c [][]any, _ *Telemetry) { c[0][0], c[0][1] = 60_000, 0 }), "sample 1 is before"},
+		"mean too low":     {minute(func(c [][]any, _ *Telemetry) { c[1][0] = -4 }), "do not fit"},
+		"mean too high":    {minute(func(c [][]any, _ *Telemetry) { c[1][0] = 151 }), "do not fit"},
+		"least above most": {minute(func(c [][]any, _ *Telemetry) { c[2][0], c[3][0] = 150, -3 }), "do not fit"},
+		"no count":         {minute(func(c [][]any, _ *Telemetry) { c[4][1] = nil }), "do not fit"},
+		"a count below 0":  {minute(func(c [][]any, _ *Telemetry) { c[4][1] = -1 }), "do not fit"},
+		"a count too high": {minute(func(c [][]any, _ *Telemetry) { c[4][0] = 86_400_001 }), "do not fit"},
+		"a mean of none":   {minute(func(c [][]any, _ *Telemetry) { c[1][1] = 0 }), "do not fit"},
+		"no mean of some":  {minute(func(c [][]any, _ *Telemetry) { c[1][0] = nil }), "do not fit"},
+		"no least of some": {minute(func(c [][]any, _ *Telemetry) { c[2][0] = nil }), "do not fit"},
+		"no most of some":  {minute(func(c [][]any, _ *Telemetry) { c[3][0] = nil }), "do not fit"},
+		"a column short":   {minute(func(_ [][]any, b *Telemetry) { b.Points = []string{"pac", "vac1"} }), "8 columns"},
+		"too many columns": {minute(func(_ [][]any, b *Telemetry) { b.Points = names(1024) }), "4096 columns"},
+	} {
+		refuses(t, name, c.b(t), c.problem)
+	}
+}
+
+// TestSelectOfWindows: what a device made windows of, by either codec, comes back
+// as their means.
+func TestSelectOfWindows(t *testing.T) {
+	whole := roof()
+	whole.Window, whole.Samples = 60_000, ecowatt.Aggregate(whole.Samples, 0, 60_000)
+	packed := received(t, whole, nil)
+	data, err := block.Encode(ecowatt.Block{Points: names(8), Samples: []ecowatt.Sample{{Values: whole.Samples[0].Values}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	as, err := wire.PackedBlock(whole, nil, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed.Codec, packed.Data = as.Codec, as.Data
+	want := Part{Inverter: "roof", Points: described("roof", "vac1", "pac"), Samples: []ecowatt.Sample{
+		{At: taken, Values: []ecowatt.Value{ecowatt.Known(2302), ecowatt.Known(-1)}}, // of 2301 and 2302; of 4100, -4104 and 0
+	}}
+	for _, sent := range []Telemetry{received(t, whole, nil), packed} {
+		b, err := Check(sent, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Window != 60_000 {
+			t.Errorf("windows of %d ms", b.Window)
+		}
+		got, ok, err := Select(always(), b, describe)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
+
 func TestSelectOfDamage(t *testing.T) {
 	b, err := Check(received(t, roof(), nil), now)
 	if err != nil {
@@ -352,15 +433,15 @@ func TestSelectOfDamage(t *testing.T) {
 }
 
 func BenchmarkCheck(b *testing.B) {
-	block := ecowatt.Block{Inverter: "roof", Points: []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}}
+	day := ecowatt.Block{Inverter: "roof", Points: []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}}
 	for n := range 180 {
 		s := ecowatt.Sample{At: taken + int64(n)*5000}
-		for p := range block.Points {
+		for p := range day.Points {
 			s.Values = append(s.Values, ecowatt.Known(int64(2300+n*p)))
 		}
-		block.Samples = append(block.Samples, s)
+		day.Samples = append(day.Samples, s)
 	}
-	t := received(b, block, nil)
+	t := received(b, day, nil)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(t.Data)))
 	for b.Loop() {

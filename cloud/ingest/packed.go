@@ -13,7 +13,7 @@ const maxPacked = 1 << 16
 // string with a block of package block, whose times are in ms since t0.
 func decodePacked(data []byte, points, count int) ([]ecowatt.Sample, error) {
 	if points > block.MaxPoints || points*count > maxPacked {
-		return nil, invalid("data: %d values of %d points; a packed block has at most %d of %d", points*count, points, maxPacked, block.MaxPoints)
+		return nil, invalid("data: %d values in %d columns; a packed block has at most %d of %d", points*count, points, maxPacked, block.MaxPoints)
 	}
 	r := plainReader{rest: data}
 	if n := r.head(majorBytes); r.bad || n != uint64(len(r.rest)) {

@@ -84,7 +84,7 @@ func TestPackedRefuses(t *testing.T) {
 		"a sample less":      {edit(func(b *Telemetry) { b.Count-- }), "data: "},
 		"a point less":       {edit(func(b *Telemetry) { b.Points = b.Points[:1] }), "data: "},
 		"a point more":       {edit(func(b *Telemetry) { b.Points = []string{"a", "b", "c"} }), "of 3 points"},
-		"more than it knows": {wide, "of 65 points"},
+		"more than it knows": {wide, "in 65 columns"},
 		"a bomb":             {packed(t, bomb), "262144 values"},
 	} {
 		refuses(t, name, c.b, c.problem)

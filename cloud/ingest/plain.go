@@ -14,11 +14,11 @@ import (
 func decodePlain(data []byte, points, count int) ([]ecowatt.Sample, error) {
 	r := plainReader{rest: data}
 	if n := r.head(majorArray); r.bad || n != uint64(points)+1 {
-		return nil, invalid("data: not an array of times and %d points", points)
+		return nil, invalid("data: not an array of times and %d columns", points)
 	}
 	// Every value takes a byte at least: what is announced is there.
 	if uint64(len(data)) < uint64(count)*uint64(points+1) {
-		return nil, invalid("data: shorter than %d samples of %d points", count, points)
+		return nil, invalid("data: shorter than %d samples of %d columns", count, points)
 	}
 	samples := make([]ecowatt.Sample, count)
 	values := make([]ecowatt.Value, count*points)
