@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"ecowatt/inverter/modbus"
@@ -17,21 +18,31 @@ type face struct {
 
 	undoAt   time.Time // when another controller undoes the last write; zero: never
 	undoneTo float64   // %
+	expires  time.Time // when the limit falls back, unless it is written again; zero: never
+}
+
+// left is the time until the limit falls back, in s; 0: it does not.
+func (f *face) left(now time.Time) float64 {
+	if f.expires.IsZero() {
+		return 0
+	}
+	return max(0, f.expires.Sub(now).Seconds())
 }
 
 // page is what inverter i shows now, or, frozen, what it showed last.
 func (s *Simulator) page(i int, frozen bool) page {
 	f := &s.faces[i]
 	if !frozen || f.last == (page{}) {
-		f.last = page{reading: s.site.read(i), limit: f.limit, rated: s.site.plants[i].rated}
+		f.last = page{reading: s.site.read(i), limit: f.limit, rated: s.site.plants[i].rated, left: f.left(time.Now())}
 	}
 	return f.last
 }
 
-// write orders the limit that r says, or opens or closes the gate without which
-// the limit has no effect.
+// write orders the limit that r says, or what belongs to it: the gate without
+// which it has no effect, or the timer, which every write starts anew.
 func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
-	o, err := s.layout.write(r)
+	layout := s.layouts[i]
+	o, err := layout.write(r)
 	if err != nil {
 		return err
 	}
@@ -46,32 +57,45 @@ func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
 	if o.limit {
 		face.limit = o.percent
 	}
-	for j, w := range o.words {
-		face.set[r.Address+uint16(j)] = w
+	maps.Copy(face.set, o.words)
+	if face.expires = (time.Time{}); layout.timer(face.set) > 0 {
+		face.expires = now.Add(layout.timer(face.set))
 	}
-	open := s.layout.open(face.set)
-	switch {
-	case f.Kind == fault.NoEffect:
-	case open:
-		s.site.plants[i].limit = face.limit
-	default:
-		s.site.plants[i].limit = 100
+	if f.Kind != fault.NoEffect {
+		s.enforce(i)
 	}
-	s.options.Logger.Info("limit written", "unit", r.Unit, "percent", face.limit, "in_force", open)
+	s.options.Logger.Info("limit written", "unit", r.Unit, "percent", face.limit, "in_force", layout.open(face.set), "falls_back_in", layout.timer(face.set))
 	return nil
 }
 
-// undo does what other controllers are to have done until now.
-func (s *Simulator) undo(now time.Time) {
+// enforce makes plant i keep to the limit that is shown, if its gate is open.
+func (s *Simulator) enforce(i int) {
+	limit := 100.0
+	if s.layouts[i].open(s.faces[i].set) {
+		limit = s.faces[i].limit
+	}
+	s.site.plants[i].limit = limit
+}
+
+// pass does what other controllers are to have done until now, and what timers
+// do that have run out.
+func (s *Simulator) pass(now time.Time) {
 	for i := range s.faces {
 		f := &s.faces[i]
-		if f.undoAt.IsZero() || now.Before(f.undoAt) {
+		if !f.undoAt.IsZero() && !now.Before(f.undoAt) {
+			f.limit, f.undoAt = f.undoneTo, time.Time{}
+			s.enforce(i)
+		}
+		if f.expires.IsZero() || now.Before(f.expires) {
 			continue
 		}
-		f.limit, f.undoAt = f.undoneTo, time.Time{}
-		if s.layout.open(f.set) {
-			s.site.plants[i].limit = f.undoneTo
+		f.expires, f.undoAt = time.Time{}, time.Time{}
+		percent := s.layouts[i].fallBack(f.set)
+		if s.layouts[i].open(f.set) {
+			f.limit = percent
 		}
+		s.enforce(i)
+		s.options.Logger.Info("limit fell back, as it was not written again in time", "unit", s.options.Inverters[i].Unit, "percent", percent)
 	}
 }
 
@@ -79,16 +103,16 @@ func (s *Simulator) undo(now time.Time) {
 // the caller's.
 func (s *Simulator) misbehave(i int, r modbus.Request) ([]uint16, error) {
 	now := time.Now()
-	s.undo(now)
+	s.pass(now)
 	if now.Before(s.faces[i].deaf) {
 		return nil, errors.Join(modbus.ErrSilence, s.trace(r, nil, fault.Deaf))
 	}
-	f, seed := s.faults.Decide(time.Duration(s.passed*float64(time.Second)), fault.Request{
+	f, seed := s.faults.Decide(s.age(), fault.Request{
 		Unit: r.Unit, Function: byte(r.Function), Address: r.Address, Quantity: r.Quantity(), Write: r.Values != nil, Sleeps: !s.site.plants[i].awake,
 	})
 	var words []uint16
 	err := error(modbus.ExceptionError(f.Code))
-	if f.Kind != fault.Exception && f.Kind != fault.Asleep {
+	if f.Kind != fault.Exception && f.Kind != fault.Asleep && f.Kind != fault.Lost {
 		words, err = s.carryOut(i, r, f)
 	}
 	if failure := s.trace(r, words, f.Kind); failure != nil {
@@ -101,7 +125,7 @@ func (s *Simulator) misbehave(i int, r modbus.Request) ([]uint16, error) {
 func odd(f fault.Rule, seed uint64, words []uint16, err error) ([]uint16, error) {
 	o := &modbus.OddAnswerError{Words: words, Err: err}
 	switch f.Kind {
-	case fault.Drop, fault.Asleep:
+	case fault.Drop, fault.Asleep, fault.Lost:
 		return nil, modbus.ErrSilence
 	case fault.Late:
 		o.Delay = f.For
@@ -109,7 +133,7 @@ func odd(f fault.Rule, seed uint64, words []uint16, err error) ([]uint16, error)
 		o.Unit = 1
 	case fault.CRC, fault.Corrupt, fault.Truncate, fault.Double:
 		o.Spoil = func(sent modbus.Sent) []byte { return f.Kind.Spoil(fault.Frame(sent), seed) }
-	case fault.None, fault.Exception, fault.Frozen, fault.NoEffect, fault.Revert, fault.Deaf:
+	case fault.None, fault.Exception, fault.Frozen, fault.NoEffect, fault.Revert, fault.Deaf, fault.OneClient:
 		return words, err
 	}
 	return nil, o
@@ -126,6 +150,17 @@ func (s *Simulator) Misbehave(r fault.Rule) error {
 	s.faults.Insert(r)
 	return nil
 }
+
+// admits reports whether an inverter has room for a connection besides those
+// that are open.
+func (s *Simulator) admits(open int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return open < s.options.Connections && (open == 0 || !s.faults.OneClient(s.age()))
+}
+
+// age is the simulated time since the start.
+func (s *Simulator) age() time.Duration { return time.Duration(s.passed * float64(time.Second)) }
 
 // Behave ends all faults.
 func (s *Simulator) Behave() {

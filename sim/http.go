@@ -19,6 +19,7 @@ import (
 const (
 	ErrorFlagPath = "/api/user/error-flag/add" // of the original simulator: a fault at the next request
 	FaultsPath    = "/api/sim/faults"          // POST orders one by a line of a script, DELETE ends all
+	InvertersPath = "/api/sim/inverters"       // GET tells what the inverters do
 
 	maxBody = 4096 // bytes
 )
@@ -35,6 +36,7 @@ func (s *Simulator) http(server *modbus.Server) http.Handler {
 		s.Behave()
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("GET "+InvertersPath, func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.Inverters()) })
 	return s.guarded(mux)
 }
 

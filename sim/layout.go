@@ -10,12 +10,12 @@ import (
 	"ecowatt/inverter/modbus"
 )
 
-// layout says where in the registers of a profile which word stands.
+// layout says where in the registers of an inverter which word stands.
 type layout struct {
 	places   map[address]place
 	sleeping inverter.Sleeping
-	phases   float64            // among which the current is divided
-	limit    *inverter.Register // that orders the limit; nil if the profile has none
+	phases   float64  // among which the current is divided
+	control  *control // how the limit is ordered; nil where it cannot be
 }
 
 type address struct {
@@ -33,22 +33,26 @@ type place struct {
 
 func (p place) fixed() bool { return p.register.Point.Name == "" }
 
-// memory is what was written to registers that have no point, by address.
-type memory map[uint16]uint16
-
 // ownProfile is the one beyond whose registers this simulator has more of its
 // own.
 const ownProfile = "ecowatt-sim"
 
-// beyond are registers that the original simulator does not have. They stand
-// so far behind its own that nobody reads them by the way.
+// beyond are registers that the original simulator does not have, besides
+// ownTimer. They stand so far behind its own that nobody reads them by the way.
 func beyond() []inverter.Register {
 	return []inverter.Register{
 		{Point: ecowatt.Point{Name: "status"}, Table: inverter.Holding, Address: 100},
 		{Point: ecowatt.Point{Name: "alarm"}, Table: inverter.Holding, Address: 101},
 		{Point: ecowatt.Point{Name: energyToday, Unit: "kWh", Exponent: -2}, Table: inverter.Holding, Address: 102, Type: inverter.U32},
 		{Point: ecowatt.Point{Name: energyTotal, Unit: "kWh", Exponent: -2}, Table: inverter.Holding, Address: 104, Type: inverter.U32},
+		{Point: ecowatt.Point{Name: leftPoint, Unit: "s"}, Table: inverter.Holding, Address: 108},
 	}
+}
+
+// ownTimer is the timer of the limit, which the original simulator does not have
+// either: until it is set, a limit is for ever.
+func ownTimer() inverter.Fallback {
+	return inverter.Fallback{Given: true, Timer: inverter.Place{Address: 106}, HasValue: true, Value: inverter.Place{Address: 107}}
 }
 
 // newLayout lays out the registers of a profile, and returns the points that no
@@ -67,13 +71,16 @@ func newLayout(p inverter.Profile) (l layout, unknown []string, err error) {
 		if r.Scale.Given { // which is read with the register, and all that stands between
 			reach = max(reach, int(r.Address)-int(r.Scale.Address), int(r.Scale.Address)-int(r.Address))
 		}
-		if _, ok := l.measured(r.Point.Name, page{}); !ok && r.Point.Name != l.sleeping.Point {
+		if _, ok := l.value(r, page{}); !ok {
 			unknown = append(unknown, r.Point.Name)
 		}
 		l.scale(&r)
 		l.put(r, r.Table, r.Address)
 		if r.Point.Writable && r.Point.Name == limitPoint {
-			if err := l.control(r); err != nil {
+			if p.Name == ownProfile && r.Control == nil {
+				r.Control = &inverter.Control{Address: r.Address, Fallback: ownTimer()}
+			}
+			if l.control, err = newControl(l, r); err != nil {
 				return layout{}, nil, fmt.Errorf("profile %s: %w", p.Name, err)
 			}
 		}
@@ -113,35 +120,6 @@ func (l layout) scale(r *inverter.Register) {
 	}
 	r.Point.Exponent = int(int16(l.places[a].initial))
 	r.Scale = inverter.Scale{}
-}
-
-// control lays out where the limit is ordered: the value, its gate, and what
-// the owner must have set.
-func (l *layout) control(r inverter.Register) error {
-	l.limit = &r
-	c := r.Control
-	if c == nil {
-		return nil
-	}
-	l.put(r, inverter.Holding, c.Address)
-	settings := c.Requires
-	if c.Gate.Given {
-		settings = slices.Concat(settings, []inverter.Setting{{Place: c.Gate.Place, Value: c.Gate.Off.Raw}})
-	}
-	for _, s := range settings {
-		ws, err := encodeAt(s.Place, s.Value)
-		if err != nil {
-			return err
-		}
-		for i, w := range ws {
-			l.places[address{inverter.Holding, s.Address + uint16(i)}] = place{initial: w}
-		}
-	}
-	return nil
-}
-
-func encodeAt(p inverter.Place, value int64) ([]uint16, error) {
-	return inverter.Register{Type: p.Type, Order: p.Order}.Encode(value)
 }
 
 // textWord is a word of the texts that inverters here hold.
@@ -200,10 +178,11 @@ func (l layout) read(r modbus.Request, now page, set memory) ([]uint16, error) {
 
 // encode is what a register holds.
 func (l layout) encode(g inverter.Register, now page) ([]uint16, error) {
-	value, ok := l.measured(g.Point.Name, now)
+	value, ok := l.value(g, now)
 	switch {
-	case g.Point.Name == l.sleeping.Point:
-		return g.Encode(l.state(g, now))
+	case ok && g.Type == inverter.F32:
+		bits := math.Float32bits(float32(value)) // to all the digits that it has
+		return []uint16{uint16(bits >> 16), uint16(bits)}, nil
 	case ok:
 		n := raw(value, g)
 		encoded, err := g.Encode(n)
@@ -224,17 +203,42 @@ func (l layout) encode(g inverter.Register, now page) ([]uint16, error) {
 	return words, nil
 }
 
-// state is the value of the point that says whether the inverter sleeps.
-func (l layout) state(g inverter.Register, now page) int64 {
-	if now.status == Sleeping {
-		return l.sleeping.Values[0]
+// value is what the register g tells of the page, in its point's unit; false
+// where no inverter here has that.
+func (l layout) value(g inverter.Register, p page) (float64, bool) {
+	switch {
+	case g.Point.Name == l.sleeping.Point:
+		return l.sleep(g, p.status), true
+	case g.Type.Bitfield():
+		return bits(g.Names, p)
+	case g.Type.Named():
+		return meaning(g.Names, p.status)
+	}
+	value, ok := l.measured(g.Point.Name, p)
+	switch g.Point.Unit {
+	case "Wh": // and not kWh
+		value *= 1000
+	case "MWh", "kW": // and not kWh, W
+		value /= 1000
+	}
+	return value, ok
+}
+
+// sleep is the value of the point that says whether the inverter sleeps: while it
+// does not, none of those that say so, whatever words there are.
+func (l layout) sleep(g inverter.Register, s Status) float64 {
+	if s == Sleeping {
+		return float64(l.sleeping.Values[0])
+	}
+	if v, ok := meaning(g.Names, s); ok && !slices.Contains(l.sleeping.Values, int64(v)) {
+		return v
 	}
 	for _, n := range g.Names {
 		if v := int64(n.Number); !slices.Contains(l.sleeping.Values, v) && v > 0 {
-			return v
+			return float64(v)
 		}
 	}
-	return slices.Max(l.sleeping.Values) + 1
+	return float64(slices.Max(l.sleeping.Values) + 1)
 }
 
 // refusal is the exception for an address that is not in a table: an inverter
@@ -246,72 +250,4 @@ func (l layout) refusal(t inverter.Table) error {
 		}
 	}
 	return modbus.ErrIllegalFunction
-}
-
-// order is what a write orders: a limit in percent, or words that are kept.
-type order struct {
-	percent float64
-	limit   bool
-	words   []uint16
-}
-
-// write returns what r orders.
-func (l layout) write(r modbus.Request) (order, error) {
-	at, ok := l.places[address{inverter.Holding, r.Address}]
-	if ok && at.fixed() && l.gate(r) {
-		return order{words: r.Values}, nil
-	}
-	g := at.register
-	if !ok || l.limit == nil || g.Point.Name != limitPoint || at.word != 0 || len(r.Values) != g.Type.Words() || !l.orders(r.Address) {
-		return order{}, modbus.ErrIllegalAddress
-	}
-	n, err := g.Decode(r.Values)
-	if c := g.Control; err == nil && c != nil && c.Release.Valid && n == c.Release.Raw {
-		return order{percent: 100, limit: true}, nil
-	}
-	if err != nil || g.CheckWrite(n) != nil {
-		return order{}, modbus.ErrIllegalValue
-	}
-	return order{percent: float64(n) * math.Pow10(g.Point.Exponent), limit: true}, nil
-}
-
-// orders reports whether the limit is written at a, and not only read there.
-func (l layout) orders(a uint16) bool {
-	if c := l.limit.Control; c != nil {
-		return a == c.Address
-	}
-	return a == l.limit.Address
-}
-
-// gate reports whether r writes the whole gate of the limit.
-func (l layout) gate(r modbus.Request) bool {
-	if l.limit == nil || l.limit.Control == nil || !l.limit.Control.Gate.Given {
-		return false
-	}
-	g := l.limit.Control.Gate
-	return r.Address == g.Address && len(r.Values) == g.Type.Words()
-}
-
-// open reports whether the gate of the limit, with what was written to it, lets
-// the limit have an effect.
-func (l layout) open(set memory) bool {
-	if l.limit == nil || l.limit.Control == nil || !l.limit.Control.Gate.Given {
-		return true
-	}
-	g := l.limit.Control.Gate
-	on, err := encodeAt(g.Place, g.On)
-	if err != nil {
-		return false
-	}
-	for i, w := range on {
-		a := g.Address + uint16(i)
-		is, ok := set[a]
-		if !ok {
-			is = l.places[address{inverter.Holding, a}].initial
-		}
-		if is != w {
-			return false
-		}
-	}
-	return true
 }

@@ -17,7 +17,7 @@ import (
 // the share of a core, that of the simulator in the same process included.
 func BenchmarkAgent(b *testing.B) {
 	const inverters = 10
-	s := newSimulator(b, Options{Inverters: inverters, Speed: 1e-9})
+	s := newSimulator(b, Options{Inverters: ours(inverters), Speed: 1e-9})
 	address := serve(b, s).String()
 	a := newStation(b, simProfile(b), disk.OS(b.TempDir()))
 	for i := range inverters {

@@ -9,15 +9,18 @@ import (
 // page is what an inverter shows at one moment.
 type page struct {
 	reading
-	limit float64 // %
+	limit float64 // %, as it can be read back
 	rated float64 // W
+	left  float64 // s until the limit falls back; 0: it does not
 }
 
-// The points that count, in kWh, and the one that can be written.
+// The points that count, in kWh; the one that can be written, and the time until
+// it falls back.
 const (
 	energyToday = "energy_today"
 	energyTotal = "energy_total"
 	limitPoint  = "export_power_percent"
+	leftPoint   = "fallback_left"
 )
 
 // measured is the value of a point, in its unit, on a page. The grid is the same
@@ -50,7 +53,7 @@ func (l layout) measured(point string, p page) (float64, bool) {
 		return p.pdc(), true
 	case "temp", "temp2":
 		return p.temp, true
-	case "pac":
+	case "pac", "sac":
 		return p.pac, true
 	case "pac1":
 		return p.pac / l.phases, true
@@ -58,6 +61,10 @@ func (l layout) measured(point string, p page) (float64, bool) {
 		return 0, true
 	case "power_factor":
 		return 1, true
+	case "power_factor_percent":
+		return 100, true
+	case "rated_current":
+		return p.rated / nominalVoltage / l.phases, true
 	case "rated_power":
 		return p.rated, true
 	case "status":
@@ -70,6 +77,8 @@ func (l layout) measured(point string, p page) (float64, bool) {
 		return p.energy.Total / 1000, true
 	case limitPoint:
 		return p.limit, true
+	case leftPoint:
+		return math.Ceil(p.left), true
 	}
 	return 0, false
 }
@@ -77,12 +86,6 @@ func (l layout) measured(point string, p page) (float64, bool) {
 // raw is the whole number that stands for a value in a register. A counter
 // begins again at 0 after the most that fits.
 func raw(value float64, g inverter.Register) int64 {
-	switch g.Point.Unit {
-	case "Wh": // and not kWh
-		value *= 1000
-	case "MWh", "kW": // and not kWh, W
-		value /= 1000
-	}
 	n := int64(math.Round(value * math.Pow10(-g.Point.Exponent)))
 	if g.Point.Name == energyToday || g.Point.Name == energyTotal {
 		n &= 1<<min(16*g.Type.Words(), 63) - 1

@@ -59,6 +59,8 @@ func TestHTTP(t *testing.T) {
 		{"no JSON", "POST", modbus.HTTPReadPath, testKey, `frame`, 400, "error"},
 		{"too long", "POST", modbus.HTTPReadPath, testKey, `"` + strings.Repeat("x", 5000), 400, "too large"},
 		{"other method", "GET", modbus.HTTPReadPath, testKey, "", 405, ""},
+		{"what they do", "GET", InvertersPath, testKey, "", 200, `[{"unit":17,"profile":"ecowatt-sim","status":"producing","power_w":`},
+		{"what they do, without the key", "GET", InvertersPath, "", "", 401, "key"},
 		{"no such flag", "POST", ErrorFlagPath, testKey, `{"errorType": "FIRE"}`, 400, "FIRE"},
 		{"no such member", "POST", ErrorFlagPath, testKey, `{"errorType": "CORRUPT", "x": 1}`, 400, "x"},
 		{"no code", "POST", ErrorFlagPath, testKey, `{"errorType": "EXCEPTION"}`, 400, "code"},
@@ -93,7 +95,7 @@ func TestHTTP(t *testing.T) {
 
 // TestForeignClients: programs of others read the simulator, and write to it.
 func TestForeignClients(t *testing.T) {
-	s := serveAll(t, Options{Inverters: 2})
+	s := serveAll(t, Options{Inverters: ours(2)})
 	for _, url := range []string{"tcp://" + s.tcp, "rtuovertcp://" + s.rtu, "rtu://" + s.port} {
 		c, err := foreign.NewClient(&foreign.ClientConfiguration{URL: url, Speed: 19200, Timeout: 5 * time.Second})
 		if err != nil {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"time"
@@ -78,6 +79,14 @@ const (
 	Limited // by order
 	Derated // as it is hot
 )
+
+func (s Status) String() string {
+	names := [...]string{"sleeping", "waiting", "producing", "limited", "derated"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("status %d", byte(s))
+}
 
 // Alarm are the bits of the point alarm.
 type Alarm uint16

@@ -47,7 +47,7 @@ func TestShippedProfiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := New(Options{Profile: p, Start: clock(11)})
+			s, err := New(Options{Inverters: one(p), Start: clock(11)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestGate(t *testing.T) {
 			Given: true, Place: inverter.Place{Address: 30}, On: 0xaa, Off: ecowatt.Value{Raw: 0x55, Valid: true},
 		}},
 	}}}
-	s, err := New(Options{Profile: p, Start: clock(12)})
+	s, err := New(Options{Inverters: one(p), Start: clock(12)})
 	if err != nil {
 		t.Fatal(err)
 	}

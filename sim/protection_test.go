@@ -227,7 +227,7 @@ func TestNewRefusesThePlant(t *testing.T) {
 		"-1 connections":       {Connections: -1},
 		"fault 1: probability": {Faults: []fault.Rule{{Kind: fault.Drop}}},
 	} {
-		o.Profile = simProfile(t)
+		o.Inverters = ours(1)
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}

@@ -42,7 +42,7 @@ func (s *Simulator) Run(ctx context.Context, ends Ends) error {
 	}
 	running.Go(func() { s.live(ctx) })
 	begin("saving the counters of energy", func() error { return s.keep(ctx) })
-	server := modbus.NewServer(s.Handle, modbus.ServerOptions{Connections: s.options.Connections, Has: s.has, Logger: s.options.Logger})
+	server := modbus.NewServer(s.Handle, modbus.ServerOptions{Admits: s.admits, Has: s.has, Logger: s.options.Logger})
 	if ends.TCP != nil {
 		s.listening("modbus-tcp", ends.TCP)
 		begin("serving Modbus TCP", func() error { return server.Serve(ctx, ends.TCP) })
@@ -52,7 +52,7 @@ func (s *Simulator) Run(ctx context.Context, ends Ends) error {
 		begin("serving RTU over TCP", func() error { return server.ServeRTU(ctx, ends.RTU) })
 	}
 	if ends.Line != nil {
-		s.options.Logger.Info("listening", "transport", "rtu", "profile", s.options.Profile.Name, "units", s.units(), "speed", s.options.Speed)
+		s.options.Logger.Info("listening", "transport", "rtu", "units", units(s.options.Inverters), "speed", s.options.Speed)
 		begin("serving the serial line", func() error { return s.serveLine(ctx, server, ends.Line) })
 	}
 	if ends.HTTP != nil {
@@ -68,8 +68,8 @@ func (s *Simulator) Run(ctx context.Context, ends Ends) error {
 }
 
 func (s *Simulator) listening(transport string, l net.Listener) {
-	s.options.Logger.Info("listening", "address", l.Addr().String(), "transport", transport, "profile", s.options.Profile.Name,
-		"units", s.units(), "speed", s.options.Speed)
+	s.options.Logger.Info("listening", "address", l.Addr().String(), "transport", transport, "units", units(s.options.Inverters),
+		"speed", s.options.Speed)
 }
 
 // serveLine answers on a line until ctx ends; that the line ends before is an
@@ -110,8 +110,8 @@ func (s *Simulator) serveHTTP(ctx context.Context, l net.Listener, server *modbu
 
 // has reports whether unit is one of the inverters.
 func (s *Simulator) has(unit byte) bool {
-	i := int(unit) - int(s.options.Profile.Unit)
-	return i >= 0 && i < s.options.Inverters
+	_, ok := s.index[unit]
+	return ok
 }
 
 // keep saves the counters of energy until ctx ends, and then once more.

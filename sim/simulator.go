@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
 	"ecowatt/sim/fault"
 )
@@ -17,7 +16,6 @@ import (
 // Limits of the options.
 const (
 	MaxSpeed = 10_000
-	lastUnit = 247 // of a single device: Modbus over Serial Line V1.02, section 2.2
 )
 
 // How the model is stepped.
@@ -27,11 +25,10 @@ const (
 	maxLate = 1000 // steps; a simulator that was held up for longer takes larger ones
 )
 
-// Options say what is simulated. The zero value is one inverter with the
-// profile's unit, under a clear sky in March at 40° north, at midnight.
+// Options say what is simulated. Those that are zero are a clear sky in March at
+// 40° north, at midnight.
 type Options struct {
-	Profile     inverter.Profile     // required; points of it that no inverter here has have no value, or 0
-	Inverters   int                  // with the units Profile.Unit and following; 0 is 1
+	Inverters   []Inverter           // required, each with a unit of its own
 	Weather     Weather              // nil: a clear sky
 	Start       time.Duration        // the time of day at which it starts, by the weather's clock
 	Speed       float64              // simulated seconds per second, up to MaxSpeed; 0 is 1
@@ -51,7 +48,7 @@ type Options struct {
 // Simulator is a number of inverters behind one Modbus address.
 //
 // It answers function 03 (04 for profiles with input registers), and 06 and 10
-// for a register that can be written, one at a time. What it refuses:
+// for registers that can be written. What it refuses:
 //
 //   - exception 01: another function
 //   - exception 02: a register that is not there, or a write to one that is only
@@ -73,8 +70,9 @@ type Options struct {
 // missing where there are none. Functions other than 03 are named by "function".
 type Simulator struct {
 	options Options
-	layout  layout
-	step    float64 // s
+	layouts []layout     // of the inverters
+	index   map[byte]int // of the inverters, by unit
+	step    float64      // s
 
 	mu     sync.Mutex // guards what is below, and the order of the trace
 	site   *site
@@ -84,14 +82,8 @@ type Simulator struct {
 	faults *fault.Plan
 }
 
-// MaxInverters is the number of units from that of p on.
-func MaxInverters(p inverter.Profile) int { return lastUnit - int(p.Unit) + 1 }
-
 // New returns a simulator, whose time stands still until Run.
 func New(o Options) (*Simulator, error) {
-	if o.Inverters == 0 {
-		o.Inverters = 1
-	}
 	if o.Speed == 0 {
 		o.Speed = 1
 	}
@@ -104,23 +96,22 @@ func New(o Options) (*Simulator, error) {
 	if o.GridVoltage == 0 {
 		o.GridVoltage = nominalVoltage
 	}
-	if err := o.check(); err != nil {
-		return nil, err
+	if o.Connections == 0 {
+		o.Connections = modbus.DefaultConnections
 	}
-	places, unknown, err := newLayout(o.Profile)
-	if err != nil {
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	s := &Simulator{
 		options: o,
-		layout:  places,
+		index:   map[byte]int{},
 		step:    min(tick.Seconds()*o.Speed, maxStep),
-		site:    newSite(o.Weather, o.Start, o.Inverters, o.Seed),
-		faces:   make([]face, o.Inverters),
+		site:    newSite(o.Weather, o.Start, len(o.Inverters), o.Seed),
+		faces:   make([]face, len(o.Inverters)),
 		faults:  fault.NewPlan(o.Faults, o.Seed),
 	}
-	if len(unknown) > 0 {
-		o.Logger.Warn("points that are not simulated have no value, or 0", "profile", o.Profile.Name, "points", unknown)
+	if err := s.layOut(); err != nil {
+		return nil, err
 	}
 	s.site.change(o.adjust)
 	for i, p := range s.site.plants {
@@ -132,14 +123,32 @@ func New(o Options) (*Simulator, error) {
 	return s, nil
 }
 
+// layOut lays out the registers of all inverters.
+func (s *Simulator) layOut() error {
+	warned := map[string]bool{}
+	for i, x := range s.options.Inverters {
+		l, unknown, err := x.layOut()
+		if err != nil {
+			return fmt.Errorf("unit %d: %w", x.Unit, err)
+		}
+		s.layouts = append(s.layouts, l)
+		s.index[x.Unit] = i
+		if len(unknown) > 0 && !warned[x.name()] {
+			s.options.Logger.Warn("points that are not simulated have no value, or 0", "profile", x.name(), "points", unknown)
+			warned[x.name()] = true
+		}
+	}
+	return nil
+}
+
 // check says what is wrong with o.
 func (o Options) check() error {
-	most := MaxInverters(o.Profile)
+	if err := checkInverters(o.Inverters); err != nil {
+		return err
+	}
 	switch {
 	case !(o.Speed > 0 && o.Speed <= MaxSpeed):
 		return fmt.Errorf("a speed of %g is not above 0 and at most %d", o.Speed, MaxSpeed)
-	case o.Inverters < 1 || o.Inverters > most:
-		return fmt.Errorf("%d inverters are not within 1 and %d", o.Inverters, most)
 	case o.Start < 0:
 		return fmt.Errorf("a start at %v is before midnight", o.Start)
 	case !(o.GridVoltage >= MinGrid && o.GridVoltage <= MaxGrid):
@@ -166,15 +175,6 @@ func (o Options) adjust(s *spec) {
 	if o.GridOhms > 0 {
 		s.line = o.GridOhms
 	}
-}
-
-// units names the units there are, for people.
-func (s *Simulator) units() string {
-	first := int(s.options.Profile.Unit)
-	if s.options.Inverters == 1 {
-		return fmt.Sprint(first)
-	}
-	return fmt.Sprintf("%d-%d", first, first+s.options.Inverters-1)
 }
 
 // live steps the site as time passes.
@@ -205,13 +205,13 @@ func (s *Simulator) advance(d time.Duration) {
 		s.site.step(step)
 		s.passed += step
 	}
-	s.undo(time.Now())
+	s.pass(time.Now())
 }
 
 // Handle answers a request. It is a modbus.Handler.
 func (s *Simulator) Handle(_ context.Context, r modbus.Request) ([]uint16, error) {
-	i := int(r.Unit) - int(s.options.Profile.Unit)
-	if i < 0 || i >= s.options.Inverters {
+	i, ok := s.index[r.Unit]
+	if !ok {
 		return nil, modbus.ErrGatewayTarget
 	}
 	s.mu.Lock()
@@ -223,7 +223,7 @@ func (s *Simulator) Handle(_ context.Context, r modbus.Request) ([]uint16, error
 func (s *Simulator) carryOut(i int, r modbus.Request, f fault.Rule) ([]uint16, error) {
 	switch r.Function {
 	case modbus.ReadHolding, modbus.ReadInput:
-		return s.layout.read(r, s.page(i, f.Kind == fault.Frozen), s.faces[i].set)
+		return s.layouts[i].read(r, s.page(i, f.Kind == fault.Frozen), s.faces[i].set)
 	case modbus.WriteSingle, modbus.WriteMultiple:
 		return nil, s.write(i, r, f)
 	}

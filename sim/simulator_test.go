@@ -34,10 +34,28 @@ func simProfile(tb testing.TB) inverter.Profile {
 	return p
 }
 
+// ours are n inverters with the original simulator's map.
+func ours(n int) []Inverter {
+	p, err := profile.Find("ecowatt-sim")
+	if err != nil {
+		panic(err)
+	}
+	all, err := Row(Inverter{Unit: p.Unit, Profile: p}, n)
+	if err != nil {
+		panic(err)
+	}
+	return all
+}
+
+// one is one inverter with the map of p.
+func one(p inverter.Profile) []Inverter { return []Inverter{{Unit: p.Unit, Profile: p}} }
+
 // newSimulator is one with o, which stands still at 10:30.
 func newSimulator(tb testing.TB, o Options) *Simulator {
 	tb.Helper()
-	o.Profile, o.Start = simProfile(tb), clock(10.5)
+	if o.Start = clock(10.5); o.Inverters == nil {
+		o.Inverters = ours(1)
+	}
 	s, err := New(o)
 	if err != nil {
 		tb.Fatal(err)
@@ -51,7 +69,7 @@ func all(unit byte) modbus.Request {
 }
 
 func TestHandle(t *testing.T) {
-	s := newSimulator(t, Options{Inverters: 2})
+	s := newSimulator(t, Options{Inverters: ours(2)})
 	for _, x := range []struct {
 		name string
 		r    modbus.Request
@@ -143,7 +161,7 @@ func TestWords(t *testing.T) {
 
 func (s *Simulator) mustRead(tb testing.TB) []uint16 {
 	tb.Helper()
-	words, err := s.Handle(tb.Context(), all(s.options.Profile.Unit))
+	words, err := s.Handle(tb.Context(), all(s.options.Inverters[0].Unit))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -263,7 +281,7 @@ func (w *trace) String() string {
 
 func TestTrace(t *testing.T) {
 	var w trace
-	s := newSimulator(t, Options{Trace: &w, Inverters: 2})
+	s := newSimulator(t, Options{Trace: &w, Inverters: ours(2)})
 	var want []traced
 	before := time.Now().UnixMilli()
 	for _, r := range []modbus.Request{
@@ -303,24 +321,32 @@ func TestTrace(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := simProfile(t)
+	good := ours(1)
 	for _, x := range []struct {
 		name string
 		o    Options
 		want string
 	}{
-		{"speed below", Options{Profile: good, Speed: -1}, "a speed of -1 is not above 0 and at most 10000"},
-		{"speed above", Options{Profile: good, Speed: 10_001}, "a speed of 10001 is not above 0 and at most 10000"},
-		{"no number", Options{Profile: good, Speed: math.NaN()}, "a speed of NaN is not above 0 and at most 10000"},
-		{"fewer than none", Options{Profile: good, Inverters: -1}, "-1 inverters are not within 1 and 231"},
-		{"more than there are units", Options{Profile: good, Inverters: 232}, "232 inverters are not within 1 and 231"},
-		{"before midnight", Options{Profile: good, Start: -1}, "a start at -1ns is before midnight"},
+		{"speed below", Options{Inverters: good, Speed: -1}, "a speed of -1 is not above 0 and at most 10000"},
+		{"speed above", Options{Inverters: good, Speed: 10_001}, "a speed of 10001 is not above 0 and at most 10000"},
+		{"no number", Options{Inverters: good, Speed: math.NaN()}, "a speed of NaN is not above 0 and at most 10000"},
+		{"none", Options{}, "there is no inverter"},
+		{"unit 0", Options{Inverters: []Inverter{{}}}, "unit 0 is not within 1 and 247"},
+		{"unit 248", Options{Inverters: []Inverter{{Unit: 248}}}, "unit 248 is not within 1 and 247"},
+		{"twice", Options{Inverters: []Inverter{{Unit: 3}, good[0], {Unit: 3}}}, "unit 3 is there twice"},
+		{"no such map", Options{Inverters: []Inverter{{Unit: 3, SunSpec: SunSpec{Base: 1}}}}, "unit 3: base: a SunSpec map begins at 40000, 50000 or 0, and not at 1"},
+		{"before midnight", Options{Inverters: good, Start: -1}, "a start at -1ns is before midnight"},
 	} {
 		if s, err := New(x.o); err == nil || err.Error() != x.want {
 			t.Errorf("%s: %v, %v, want %s", x.name, s, err, x.want)
 		}
 	}
-	if s, err := New(Options{Profile: good, Inverters: 231}); err != nil || len(s.site.plants) != 231 {
+	for n, want := range map[int]string{0: "0 inverters are not within 1 and 231", 232: "232 inverters are not within 1 and 231"} {
+		if all, err := Row(good[0], n); err == nil || err.Error() != want {
+			t.Errorf("%d in a row: %v, %v", n, all, err)
+		}
+	}
+	if s, err := New(Options{Inverters: ours(231)}); err != nil || len(s.site.plants) != 231 {
 		t.Errorf("as many as there are units: %v", err)
 	}
 }
@@ -331,7 +357,7 @@ func TestOtherProfiles(t *testing.T) {
 		{Point: ecowatt.Point{Name: "pac", Exponent: -1}, Table: inverter.Input, Address: 100, Type: inverter.S32, Order: inverter.LowFirst},
 		{Point: ecowatt.Point{Name: limitPoint, Exponent: -1, Writable: true, Min: 10, Max: 1000}, Table: inverter.Holding, Address: 7, Type: inverter.U32},
 	}}
-	s, err := New(Options{Profile: p, Start: clock(12)})
+	s, err := New(Options{Inverters: one(p), Start: clock(12)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +405,7 @@ func serve(tb testing.TB, s *Simulator) net.Addr {
 // words of one moment each time.
 func TestRun(t *testing.T) {
 	var log, w trace
-	s := newSimulator(t, Options{Speed: MaxSpeed, Inverters: 3, Trace: &w, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s := newSimulator(t, Options{Speed: MaxSpeed, Inverters: ours(3), Trace: &w, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	address := serve(t, s)
 	c := modbus.NewClient(address.String(), modbus.ClientOptions{Timeout: 10 * time.Second})
 	defer c.Close()
@@ -406,7 +432,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("%d of %d reads are traced", n, reads)
 	}
 	first, _, _ := strings.Cut(log.String(), "\n")
-	for _, want := range []string{"listening", address.String(), "ecowatt-sim", "units=17-19"} {
+	for _, want := range []string{"listening", address.String(), "units=17-19:ecowatt-sim"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("the log does not begin with %q: %s", want, first)
 		}
@@ -422,7 +448,7 @@ func TestMbpoll(t *testing.T) {
 		}
 		t.Skip("mbpoll is missing; scripts/setup.sh installs it")
 	}
-	s := newSimulator(t, Options{Speed: 1e-9, Inverters: 2})
+	s := newSimulator(t, Options{Speed: 1e-9, Inverters: ours(2)})
 	host, port, err := net.SplitHostPort(serve(t, s).String())
 	if err != nil {
 		t.Fatal(err)

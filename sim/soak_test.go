@@ -191,7 +191,7 @@ func soak(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log trace
-	s := newSimulator(t, Options{Inverters: 4, Faults: rules, Seed: 1, Trace: &log})
+	s := newSimulator(t, Options{Inverters: ours(4), Faults: rules, Seed: 1, Trace: &log})
 	tcp, rtu := newPipes(), newPipes()
 	ctx, cancel := context.WithTimeout(t.Context(), soakFor)
 	defer cancel()

@@ -106,7 +106,7 @@ func eachTransport(t *testing.T, test func(t *testing.T, s *served, c modbus.Tra
 	for _, name := range []string{"tcp", "rtutcp", "line", "http"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serveAll(t, Options{Inverters: 2})
+			s := serveAll(t, Options{Inverters: ours(2)})
 			test(t, s, s.clients(t)[name])
 		})
 	}
@@ -191,7 +191,7 @@ func TestLateAnswersDoNotShiftTheNext(t *testing.T) {
 				t.Errorf("late, but %v", got)
 			}
 			one.Address = 9 - one.Address
-			want, err := s.layout.read(one, page{reading: s.model(0), limit: 100}, nil)
+			want, err := s.layouts[0].read(one, page{reading: s.model(0), limit: 100}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -395,7 +395,7 @@ func TestBlockIsDivided(t *testing.T) {
 // held is what the inverter holds, whatever it says.
 func (s *served) held(t *testing.T) []uint16 {
 	t.Helper()
-	words, err := s.layout.read(all(17), page{reading: s.model(0), limit: 100}, nil)
+	words, err := s.layouts[0].read(all(17), page{reading: s.model(0), limit: 100}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

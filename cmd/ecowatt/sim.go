@@ -29,7 +29,7 @@ type simFlags struct {
 	listen, rtuTCP, line, http, httpKey string
 	profile, profiles, weather, startAt string
 	trace, state, script                string
-	faults                              []string
+	faults, described                   []string
 	speed, clouds, volts, ohms, floor   float64
 	inverters, connections              int
 	seed                                uint64
@@ -43,7 +43,15 @@ func (a *app) newSimCommand() *cobra.Command {
 		Long: `Simulate photovoltaic inverters that speak Modbus, until interrupted: two strings
 of panels under a sky, trackers, losses, clipping, an export limit with a ramp,
 night, and a grid that wanders. The inverters have the profile's unit (17) and
-those that follow; each is a bit different. The same flags give the same values
+those that follow, or are described by --inverter, each with fields
+  unit      unit id; that of the profile when left out
+  profile   register map, or sunspec; ecowatt-sim when left out
+  count     so many, with the units that follow
+  base      of sunspec: where it begins, 40000, 50000 or 0
+  models    of sunspec: integers (101 to 103, 120 to 123, 160), floats (111 to
+            113 and the same) or ieee1547 (701, 702, 704)
+  phases    of sunspec: 1, 2 or 3
+each is a bit different. The same flags give the same values
 at the same time after the start. They are served on Modbus TCP, and where the
 flags say so also as RTU frames over TCP, on a serial line and over HTTP, with
 faults on order: docs/simulator.md tells of these.
@@ -63,6 +71,7 @@ each request that meets a fault:
   {"t": ms since 1970, "unit": 17, "address": 0, "words": [2304, …]}`,
 		Example: `  ecowatt sim --start-at 10:30
   ecowatt sim --inverters 3 --weather mixed --speed 60
+  ecowatt sim --inverter unit=1,profile=huawei-sun2000 --inverter unit=2,profile=sunspec,models=ieee1547
   ecowatt sim --rtu-tcp 127.0.0.1:5021 --fault '{"fault": "late", "for": "4s", "probability": 0.1}'`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.simulate(cmd.Context(), f) },
@@ -74,7 +83,8 @@ each request that meets a fault:
 	c.Flags().StringVar(&f.httpKey, "http-key", "", "the Authorization that HTTP requests need (default one is made and printed)")
 	c.Flags().IntVar(&f.connections, "connections", modbus.DefaultConnections, "most Modbus connections over TCP at a time")
 	c.Flags().StringVar(&f.profiles, "profiles", "", "folder of further profiles, NAME.yaml")
-	c.Flags().StringVar(&f.profile, "profile", "ecowatt-sim", "register map: "+strings.Join(profile.List(), ", "))
+	c.Flags().StringVar(&f.profile, "profile", "ecowatt-sim", "register map: "+sim.SunSpecName+", "+strings.Join(profile.List(), ", "))
+	c.Flags().StringArrayVar(&f.described, "inverter", nil, "one, or more, in place of --profile and --inverters; may be given again")
 	c.Flags().StringVar(&f.weather, "weather", "", strings.Join(sim.RecordedDays(), ", ")+" or a CSV file (default a computed sky)")
 	c.Flags().Float64Var(&f.clouds, "clouds", 0, "share of the computed sky that clouds cover, 0 to 1")
 	c.Flags().Float64Var(&f.speed, "speed", 1, fmt.Sprintf("simulated seconds per second, up to %d", sim.MaxSpeed))
@@ -88,6 +98,8 @@ each request that meets a fault:
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, "a fault, as a line of a script; may be given again")
 	c.Flags().StringVar(&f.script, "faults", "", "file of faults, the script")
 	c.Flags().StringVar(&f.trace, "trace", "", "file that is told what is read")
+	c.MarkFlagsMutuallyExclusive("inverter", "profile")
+	c.MarkFlagsMutuallyExclusive("inverter", "inverters")
 	return c
 }
 
@@ -128,7 +140,7 @@ func (a *app) simulate(ctx context.Context, f simFlags) error {
 // options are those that need no file and no port.
 func (f simFlags) options() (o sim.Options, err error) {
 	o = sim.Options{
-		Inverters: f.inverters, Speed: f.speed, Seed: f.seed, GridVoltage: f.volts, GridOhms: f.ohms, LimitFloor: f.floor,
+		Speed: f.speed, Seed: f.seed, GridVoltage: f.volts, GridOhms: f.ohms, LimitFloor: f.floor,
 		Connections: f.connections, HTTPKey: f.httpKey,
 	}
 	if o.HTTPKey == "" {
@@ -155,11 +167,8 @@ func (f simFlags) options() (o sim.Options, err error) {
 		return o, usagef("--connections: %d is less than 1", f.connections)
 	}
 	o.Start = time.Duration(clock.Hour())*time.Hour + time.Duration(clock.Minute())*time.Minute
-	if o.Profile, err = (profile.Set{Dir: f.profiles}).Find(f.profile); err != nil {
-		return o, fmt.Errorf("--profile: %w", err)
-	}
-	if most := sim.MaxInverters(o.Profile); f.inverters < 1 || f.inverters > most {
-		return o, usagef("--inverters: %d is not within 1 and %d", f.inverters, most)
+	if o.Inverters, err = f.simulated(); err != nil {
+		return o, err
 	}
 	if o.Weather, err = weather(f.weather); err != nil {
 		return o, fmt.Errorf("--weather: %w", err)
@@ -263,7 +272,7 @@ func keepEnergy(file string, o *sim.Options) error {
 	}
 	text, err := disk.ReadFile(folder, name, sim.MaxState)
 	if errors.Is(err, fs.ErrNotExist) {
-		return o.Save(make([]sim.Energy, o.Inverters))
+		return o.Save(make([]sim.Energy, len(o.Inverters)))
 	}
 	if err != nil {
 		return err

@@ -18,18 +18,28 @@ import (
 	"ecowatt/inverter/modbus"
 )
 
-// firstLine is a writer that hands on the first line written to it.
+// firstLine is a writer that hands on the first line written to it that has
+// words.
 type firstLine struct {
-	line chan string // of capacity 1
-	text []byte
-	done bool
+	line  chan string // of capacity 1
+	words string
+	text  []byte
+	seen  int // bytes of text
+	done  bool
 }
 
 func (w *firstLine) Write(p []byte) (int, error) {
 	w.text = append(w.text, p...)
-	if line, _, ok := bytes.Cut(w.text, []byte("\n")); ok && !w.done {
-		w.done = true
-		w.line <- string(line)
+	for !w.done {
+		line, _, ok := bytes.Cut(w.text[w.seen:], []byte("\n"))
+		if !ok {
+			break
+		}
+		w.seen += len(line) + 1
+		if bytes.Contains(line, []byte(w.words)) {
+			w.done = true
+			w.line <- string(line)
+		}
 	}
 	return len(p), nil
 }
@@ -39,7 +49,7 @@ func (w *firstLine) Write(p []byte) (int, error) {
 func startSim(t *testing.T, args ...string) (address string, stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	stderr := &firstLine{line: make(chan string, 1)}
+	stderr := &firstLine{line: make(chan string, 1), words: "listening"}
 	var stdout bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
@@ -61,7 +71,7 @@ func startSim(t *testing.T, args ...string) (address string, stop func() int) {
 	case line := <-stderr.line:
 		m := regexp.MustCompile(`listening.* address=(127\.0\.0\.1:\d+) `).FindStringSubmatch(line)
 		if m == nil {
-			t.Fatalf("the first line is %q", line)
+			t.Fatalf("the line is %q", line)
 		}
 		return m[1], stop
 	case c := <-code:
@@ -245,6 +255,51 @@ func TestSimKey(t *testing.T) {
 	}
 }
 
+// TestSimInverters: several inverters with maps of their own on one address. One
+// with SunSpec is discovered, wherever its map begins, and read by the profile
+// that is made of it.
+func TestSimInverters(t *testing.T) {
+	address, _ := startSim(t, "--inverter", "unit=1,profile=huawei-sun2000", "--inverter", "profile=ecowatt-sim,count=2",
+		"--inverter", "unit=40,profile=sunspec", "--inverter", "unit=50,profile=sunspec,base=50000,models=floats,phases=3",
+		"--inverter", "unit=60,profile=sunspec,base=0,models=ieee1547,phases=2", "--seed", "3", "--speed", "0.001")
+	dir := t.TempDir()
+	probe := func(name, unit string) map[string]probePoint {
+		t.Helper()
+		code, stdout, stderr := probeCommand(t, "modbus-tcp://"+address, "--profile", name, "--profiles", dir, "--unit", unit, "--json")
+		var got probeReport
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 {
+			t.Fatalf("probing %s: %v, exit code %d: %s", name, err, code, stderr)
+		}
+		points := map[string]probePoint{}
+		for _, p := range got.Points {
+			points[p.Name] = p
+		}
+		return points
+	}
+	for _, x := range []struct{ name, unit string }{{"huawei-sun2000", "1"}, {"ecowatt-sim", "17"}, {"ecowatt-sim", "18"}, {"", "40"}, {"", "50"}, {"", "60"}} {
+		name := x.name
+		if name == "" {
+			name = "roof" + x.unit
+			code, stdout, stderr := profileCommand(t, "discover", "modbus-tcp://"+address, "--name", name, "--unit", x.unit)
+			if code != 0 {
+				t.Fatalf("discovering unit %s: exit code %d: %s", x.unit, code, stderr)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name+".yaml"), []byte(stdout), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		points := probe(name, x.unit)
+		for _, point := range []string{"pac", "vac1", "fac1"} {
+			if p := points[point]; p.Value == nil || *p.Raw <= 0 {
+				t.Errorf("unit %s: %+v", x.unit, p)
+			}
+		}
+		if p := points["export_power_percent"]; p.Value == nil || p.Error != "" {
+			t.Errorf("unit %s: the limit is %+v", x.unit, p)
+		}
+	}
+}
+
 func TestSimRefuses(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -259,7 +314,7 @@ func TestSimRefuses(t *testing.T) {
 	trace := filepath.Join(dir, "trace")
 	for _, x := range []struct {
 		args string
-		code int
+		code exitCode
 		want []string
 	}{
 		{"--modbus-tcp " + taken.Addr().String() + " --trace " + trace, 1, []string{taken.Addr().String(), "in use"}},
@@ -295,23 +350,58 @@ func TestSimRefuses(t *testing.T) {
 		{"--state " + dir + "/none/state", 1, []string{"--state", "none"}},
 		{"now", 2, []string{"now"}},
 	} {
-		t.Run(x.args, func(t *testing.T) {
-			args := append([]string{"sim", "--modbus-tcp", "127.0.0.1:0"}, strings.Fields(x.args)...)
-			var stdout, stderr bytes.Buffer
-			code := run(t.Context(), args, func(string) string { return "" }, stdio{in: strings.NewReader(""), out: &stdout, err: &stderr})
-			lines := strings.Count(stderr.String(), "\n")
-			if code != x.code || stdout.Len() > 0 || lines < 1 || lines > 2 {
-				t.Errorf("exit code %d, want %d; stdout %q, stderr:\n%s", code, x.code, stdout.String(), stderr.String())
-			}
-			first, _, _ := strings.Cut(stderr.String(), "\n")
-			for _, want := range x.want {
-				if !strings.Contains(first, want) {
-					t.Errorf("does not name %q: %s", want, first)
-				}
-			}
-		})
+		t.Run(x.args, func(t *testing.T) { simRefuses(t, x.args, x.code, x.want) })
 	}
 	if _, err := os.Stat(trace); err == nil {
 		t.Error("a trace was begun although the address is taken")
+	}
+}
+
+// simRefuses checks that "ecowatt sim" with args ends with a code, and that its
+// first line has the words.
+func simRefuses(t *testing.T, args string, want exitCode, words []string) {
+	t.Helper()
+	all := append([]string{"sim", "--modbus-tcp", "127.0.0.1:0"}, strings.Fields(args)...)
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), all, func(string) string { return "" }, stdio{in: strings.NewReader(""), out: &stdout, err: &stderr})
+	lines := strings.Count(stderr.String(), "\n")
+	if code != int(want) || stdout.Len() > 0 || lines < 1 || lines > 2 {
+		t.Errorf("exit code %d, want %d; stdout %q, stderr:\n%s", code, want, stdout.String(), stderr.String())
+	}
+	first, _, _ := strings.Cut(stderr.String(), "\n")
+	for _, word := range words {
+		if !strings.Contains(first, word) {
+			t.Errorf("does not name %q: %s", word, first)
+		}
+	}
+}
+
+// TestSimInverterRefuses: what --inverter cannot mean is told by its field.
+func TestSimInverterRefuses(t *testing.T) {
+	for _, x := range []struct {
+		args string
+		code exitCode
+		want []string
+	}{
+		{"--profile sunspec --inverters 248", 2, []string{"--inverters", "247"}},
+		{"--inverter unit=1 --inverters 2", 2, []string{"inverter", "inverters"}},
+		{"--inverter unit=1 --profile sma", 2, []string{"inverter", "profile"}},
+		{"--inverter roof", 2, []string{"--inverter", "roof", "unit, profile"}},
+		{"--inverter color=1", 2, []string{"--inverter", "color"}},
+		{"--inverter unit=1,unit=2", 2, []string{"--inverter", "unit stands twice"}},
+		{"--inverter unit=one", 2, []string{"--inverter", "unit", "one"}},
+		{"--inverter unit=0", 2, []string{"--inverter", "unit", "247"}},
+		{"--inverter unit=248", 2, []string{"--inverter", "unit", "247"}},
+		{"--inverter unit=5 --inverter unit=3,count=3", 2, []string{"--inverter unit=3,count=3", "unit 5"}},
+		{"--inverter unit=5,count=0", 2, []string{"--inverter", "count"}},
+		{"--inverter unit=5,count=244", 2, []string{"--inverter", "count"}},
+		{"--inverter unit=5,base=50000", 2, []string{"--inverter", "base", "sunspec"}},
+		{"--inverter unit=5,profile=sunspec,base=1", 2, []string{"--inverter", "base", "40000"}},
+		{"--inverter unit=5,profile=sunspec,base=105536", 2, []string{"--inverter", "base"}},
+		{"--inverter unit=5,profile=sunspec,models=all", 2, []string{"--inverter", "models", "ieee1547"}},
+		{"--inverter unit=5,profile=sunspec,phases=0", 2, []string{"--inverter", "phases"}},
+		{"--inverter unit=5,profile=acme", 1, []string{"--inverter", "acme"}},
+	} {
+		t.Run(x.args, func(t *testing.T) { simRefuses(t, x.args, x.code, x.want) })
 	}
 }

@@ -23,6 +23,7 @@ const (
 // ServerOptions are the settings of a server.
 type ServerOptions struct {
 	Connections int                  // most at a time, others are closed at once; DefaultConnections when 0
+	Admits      func(open int) bool  // whether one more is let in beside those; as Connections says when nil
 	Idle        time.Duration        // longest time from one request's end to the next one's; DefaultIdle when 0
 	Silence     time.Duration        // of RTU frames, see ServeLine; DefaultSilence when 0
 	Turnaround  time.Duration        // of RTU frames: from a request to its answer at least
@@ -45,6 +46,9 @@ type Server struct {
 func NewServer(h Handler, o ServerOptions) *Server {
 	if o.Connections == 0 {
 		o.Connections = DefaultConnections
+	}
+	if o.Admits == nil {
+		o.Admits = func(open int) bool { return open < o.Connections }
 	}
 	if o.Idle == 0 {
 		o.Idle = DefaultIdle
@@ -122,7 +126,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 func (s *Server) admit(ctx context.Context, conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.conns) >= s.options.Connections || ctx.Err() != nil {
+	if ctx.Err() != nil || !s.options.Admits(len(s.conns)) {
 		return false
 	}
 	s.conns[conn] = struct{}{}

@@ -4,6 +4,7 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -30,11 +31,14 @@ const (
 	Revert         // another controller undoes a write after the rule's time
 	Deaf           // after a write, nothing is answered for the rule's time
 	Asleep         // nothing is answered while the inverter sleeps
+	Lost           // neither carried out nor answered
+	OneClient      // a connection is closed at once while there is another one; no matter of requests
 )
 
 var names = [...]string{
 	None: "none", Exception: "exception", Drop: "drop", Late: "late", CRC: "crc", Corrupt: "corrupt", Truncate: "truncate",
 	Double: "double", WrongUnit: "wrong_unit", Frozen: "frozen", NoEffect: "no_effect", Revert: "revert", Deaf: "deaf", Asleep: "asleep",
+	Lost: "lost", OneClient: "one_client",
 }
 
 // Kinds lists all kinds of faults.
@@ -88,9 +92,12 @@ func (q Request) touches(address uint16) bool {
 	return address >= q.Address && int(address) < int(q.Address)+q.Quantity
 }
 
+// during reports whether now lies within the times of r.
+func (r Rule) during(now time.Duration) bool { return now >= r.From && (r.To == 0 || now < r.To) }
+
 // about reports whether r may come at now at the request q.
 func (r Rule) about(now time.Duration, q Request) bool {
-	return now >= r.From && (r.To == 0 || now < r.To) &&
+	return r.Kind != OneClient && r.during(now) &&
 		(len(r.Units) == 0 || slices.Contains(r.Units, q.Unit)) &&
 		(len(r.Functions) == 0 || slices.Contains(r.Functions, q.Function)) &&
 		(len(r.Addresses) == 0 || slices.ContainsFunc(r.Addresses, q.touches)) &&
@@ -134,16 +141,32 @@ func (p *Plan) Clear() { p.rules, p.used = nil, nil }
 // the rule leaves to chance.
 func (p *Plan) Decide(now time.Duration, q Request) (r Rule, seed uint64) {
 	for i, r := range p.rules {
-		if !r.about(now, q) || r.Count > 0 && p.used[i] >= r.Count {
-			continue
+		if r.about(now, q) && p.comes(i) {
+			return r, p.random.Uint64()
 		}
-		if r.Probability < 1 && p.random.Float64() >= r.Probability {
-			continue
-		}
-		p.used[i]++
-		return r, p.random.Uint64()
 	}
 	return Rule{}, 0
+}
+
+// OneClient reports whether a rule closes a connection that comes at now beside
+// another one.
+func (p *Plan) OneClient(now time.Duration) bool {
+	for i, r := range p.rules {
+		if r.Kind == OneClient && r.during(now) && p.comes(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// comes gives rule i its chance, and counts it when it comes.
+func (p *Plan) comes(i int) bool {
+	r := p.rules[i]
+	if r.Count > 0 && p.used[i] >= r.Count || r.Probability < 1 && p.random.Float64() >= r.Probability {
+		return false
+	}
+	p.used[i]++
+	return true
 }
 
 // Frame is a frame to be spoilt, as the transport has made it: the protocol data
@@ -183,7 +206,7 @@ func (k Kind) Spoil(f Frame, seed uint64) []byte {
 		b = b[:1+random.IntN(len(b)-1)]
 	case Double:
 		b = append(b, f.Bytes...)
-	case None, Exception, Drop, Late, WrongUnit, Frozen, NoEffect, Revert, Deaf, Asleep:
+	case None, Exception, Drop, Late, WrongUnit, Frozen, NoEffect, Revert, Deaf, Asleep, Lost, OneClient:
 	}
 	return b
 }
@@ -211,6 +234,8 @@ func (r Rule) Check() error {
 		return fmt.Errorf("code: the fault %v has none", r.Kind)
 	case r.Kind.timed() && (r.For <= 0 || r.For > maxFor):
 		return fmt.Errorf("for: %v is not above 0s and at most %v", r.For, maxFor)
+	case r.Kind == OneClient && len(r.Units)+len(r.Functions)+len(r.Addresses) > 0:
+		return errors.New("units, functions, addresses: one_client is about connections, not about requests")
 	case !r.Kind.timed() && r.For != 0:
 		return fmt.Errorf("for: the fault %v has none", r.Kind)
 	}

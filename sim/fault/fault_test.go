@@ -51,6 +51,9 @@ func TestParseRuleRefuses(t *testing.T) {
 		`{"fault": "late"}`:                           "for",
 		`{"fault": "late", "for": "11m"}`:             "for",
 		`{"fault": "drop", "for": "1s"}`:              "for",
+		`{"fault": "one_client", "units": [17]}`:      "units",
+		`{"fault": "one_client", "functions": [3]}`:   "functions",
+		`{"fault": "one_client", "addresses": [3]}`:   "addresses",
 	} {
 		if r, err := ParseRule([]byte(text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %+v, %v, want %q", text, r, err, want)
@@ -103,6 +106,8 @@ func TestDecide(t *testing.T) {
 		{"nothing to freeze", Rule{Kind: Frozen}, 0, write, false},
 		{"asleep", Rule{Kind: Asleep}, 0, asleep, true},
 		{"awake", Rule{Kind: Asleep}, 0, read, false},
+		{"lost", Rule{Kind: Lost}, 0, write, true},
+		{"no matter of requests", Rule{Kind: OneClient}, 0, read, false},
 	} {
 		x.rule.Probability = 1
 		got, _ := NewPlan([]Rule{x.rule}, 1).Decide(x.now, x.q)
@@ -203,13 +208,39 @@ func TestSpoil(t *testing.T) {
 	}
 }
 
+// TestOneClient: it closes connections while its time is, as often as it may,
+// and stands in no other rule's way.
+func TestOneClient(t *testing.T) {
+	p := NewPlan([]Rule{{Kind: OneClient, Probability: 1, From: time.Hour, To: 2 * time.Hour, Count: 2}, {Kind: Drop, Probability: 1}}, 1)
+	for i, x := range []struct {
+		now  time.Duration
+		want bool
+	}{{0, false}, {time.Hour, true}, {2 * time.Hour, false}, {time.Hour, true}, {time.Hour, false}} {
+		if got := p.OneClient(x.now); got != x.want {
+			t.Errorf("%d at %v: %v", i, x.now, got)
+		}
+		if r, _ := p.Decide(x.now, Request{}); r.Kind != Drop {
+			t.Errorf("a request meets %v", r.Kind)
+		}
+	}
+	rare, closed := NewPlan([]Rule{{Kind: OneClient, Probability: 0.3}}, 1), 0
+	for range 1000 {
+		if rare.OneClient(0) {
+			closed++
+		}
+	}
+	if closed < 230 || closed > 370 {
+		t.Errorf("%d of 1000 with a probability of 0.3", closed)
+	}
+}
+
 func TestKindNames(t *testing.T) {
 	for _, k := range Kinds() {
 		if k.String() == "" || strings.Contains(k.String(), "kind") {
 			t.Errorf("%d has no name", byte(k))
 		}
 	}
-	if got := Kind(99).String(); got != "kind 99" || len(Kinds()) != 13 {
+	if got := Kind(99).String(); got != "kind 99" || len(Kinds()) != 15 {
 		t.Errorf("%s, %d kinds", got, len(Kinds()))
 	}
 }
