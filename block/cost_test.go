@@ -55,6 +55,29 @@ func TestDecodingMemory(t *testing.T) {
 	}
 }
 
+// TestTimes: samples on a grid pay a few bytes for their times, once; those at the
+// moment at which an answer came pay for each.
+func TestTimes(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, interval := range []int64{2000, 5000} {
+		grid, late := morning(450, 1), morning(450, 1)
+		for i := range grid {
+			at := 86_400_000 + int64(i)*interval
+			grid[i].At, late[i].At = at, at+1+random.Int64N(8)
+		}
+		free := morning(450, 1)
+		for i := range free {
+			free[i].At = 0
+		}
+		values := len(encode(t, 10, free))
+		onGrid, jittered := len(encode(t, 10, grid))-values, len(encode(t, 10, late))-values
+		t.Logf("every %d ms: %d bytes of values, and %d or %d of times", interval, values, onGrid, jittered)
+		if onGrid > 10 || jittered < 100 {
+			t.Errorf("every %d ms: times take %d bytes on a grid, and %d off it", interval, onGrid, jittered)
+		}
+	}
+}
+
 // TestCost holds what a block costs, so that no change makes it dearer unseen.
 // The bounds are a percent or so above what was measured.
 func TestCost(t *testing.T) {

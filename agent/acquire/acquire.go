@@ -128,9 +128,10 @@ type Batch struct {
 	Sample ecowatt.Sample
 }
 
-// Poll reads what is due of the inverter. The samples are of the instant now,
-// one for each class of which a value could be read; there is none when ctx has
-// ended.
+// Poll reads what is due of the inverter, one sample for each class of which a
+// value could be read; there is none when ctx has ended. Their time is the tick
+// of the interval's grid that now belongs to, not the moment at which an answer
+// came: that differs by little, and would cost as many bytes as the values do.
 func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 	skipped := p.begin(now)
 	before := p.Status()
@@ -146,7 +147,7 @@ func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 	if ctx.Err() != nil {
 		return nil
 	}
-	batches, known := p.decode(now, round, due)
+	batches, known := p.decode(round, due)
 	after := before.after(now, round, known)
 	after.Skipped += skipped
 	p.mu.Lock()
@@ -183,8 +184,9 @@ func (p *Poller) due() []*group {
 	return due
 }
 
-// decode makes the samples of a round, and counts the values that are known.
-func (p *Poller) decode(now int64, r round, due []*group) (batches []Batch, known int) {
+// decode makes the samples of a round, of the tick itself, and counts the values
+// that are known.
+func (p *Poller) decode(r round, due []*group) (batches []Batch, known int) {
 	values := make([][]ecowatt.Value, len(due))
 	asleep, first := false, 0
 	for i, g := range due {
@@ -196,7 +198,7 @@ func (p *Poller) decode(now int64, r round, due []*group) (batches []Batch, know
 	for i, g := range due {
 		if n := g.judge(values[i], asleep); n > 0 {
 			known += n
-			batches = append(batches, Batch{Points: g.points, Sample: ecowatt.Sample{At: now, Values: values[i]}})
+			batches = append(batches, Batch{Points: g.points, Sample: ecowatt.Sample{At: p.tick * p.interval, Values: values[i]}})
 		}
 	}
 	return batches, known

@@ -392,6 +392,21 @@ func TestLoop(t *testing.T) {
 	})
 }
 
+// TestSamplesLieOnTheGrid: however late, or a little early, a tick is polled, its
+// sample is of the tick.
+func TestSamplesLieOnTheGrid(t *testing.T) {
+	r := newRig(t, "a")
+	for _, c := range []struct{ now, want int64 }{
+		{4999, 5000}, // an early timer
+		{10_003, 10_000}, {15_731, 15_000}, {24_949, 20_000}, {24_950, 25_000}, {30_000, 30_000},
+	} {
+		batches := r.Poll(t.Context(), c.now)
+		if len(batches) != 1 || batches[0].Sample.At != c.want {
+			t.Errorf("polled at %d: %v, want a sample of %d", c.now, batches, c.want)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	good := Inverter{Name: "inv1", Profile: split, Points: []string{"a"}, Interval: time.Second}
 	for _, c := range []struct {

@@ -24,6 +24,11 @@ const (
 
 // tickOf returns the number of the tick of the interval's grid that now
 // belongs to. All times are in ms; a time just before a tick belongs to it.
+//
+// The grid is that of the device's own clock, not of UTC: what is known of UTC
+// changes while the device learns it, and a grid that moves with it would have
+// steps in it. Who places a run of samples moves all of it at once, and it stays
+// even.
 func tickOf(now, interval int64) int64 {
 	return (now + min(early, interval/10)) / interval
 }
