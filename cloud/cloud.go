@@ -43,6 +43,7 @@ type Options struct {
 	Listen    string        // address, as net.Listen takes it; default ":8080"
 	PublicURL string        // the cloud URL of enrolment files; empty for the one by which each request came
 	Slot      time.Duration // the time between a device's exchanges, 1 s … 24 h; default 15 min
+	Hold      time.Duration // for how long an answer may be held back until there is something to say, at most gateway.MaxHold; 0 for never
 	Logger    *slog.Logger  // default discards
 
 	// HandshakeRate is how many handshakes a second each address may begin, 1 …
@@ -115,6 +116,9 @@ func (o Options) checked() (Options, error) {
 	}
 	if o.Slot < time.Second || o.Slot > 24*time.Hour {
 		return refuse("--slot", "%v is not within 1s and 24h", o.Slot)
+	}
+	if o.Hold < 0 || o.Hold > gateway.MaxHold {
+		return refuse("--hold", "%v is not within 0s and %v", o.Hold, gateway.MaxHold)
 	}
 	if o.HandshakeRate == 0 {
 		o.HandshakeRate = gateway.DefaultHandshakeRate
@@ -223,6 +227,7 @@ func bootstrap(ctx context.Context, db *store.Store, o Options) error {
 func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error) {
 	devices, err := gateway.New(gateway.Options{
 		Store: gateway.Of(s.db), Keys: keys, Random: rand.Reader, Now: time.Now, Slot: o.Slot, Logger: o.Logger,
+		Hold: o.Hold, Draining: s.draining,
 		HandshakeRate: o.HandshakeRate, TrustedProxies: o.TrustedProxies,
 	})
 	if err != nil {

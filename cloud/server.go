@@ -24,6 +24,8 @@ const (
 	// purgeTime is after how long at most the keys of a session that has ended are
 	// nowhere in the files any more.
 	purgeTime = 10 * time.Minute
+	// lapseTime is how long after its time a command may be given up.
+	lapseTime = 5 * time.Second
 	// stopTime is how long requests may take to finish when the cloud stops.
 	stopTime = 15 * time.Second
 )
@@ -46,13 +48,14 @@ type server struct {
 // first, then what is left to tell is told, and the committer commits what waits.
 func (s *server) run(ctx context.Context) error {
 	outlive := context.WithoutCancel(ctx)
-	var purging sync.WaitGroup
-	defer purging.Wait()
+	var duties sync.WaitGroup
+	defer duties.Wait()
 	commit, stopCommitting := context.WithCancel(outlive)
 	defer stopCommitting()
 	committed := make(chan error, 1)
 	go func() { committed <- s.db.Run(commit) }()
-	purging.Go(func() { s.purge(commit) })
+	duties.Go(func() { s.purge(commit) })
+	duties.Go(func() { s.lapse(commit) })
 	telling, stopTelling := context.WithCancel(outlive)
 	defer stopTelling()
 	told := make(chan error, 1)
@@ -123,6 +126,22 @@ func (s *server) purge(ctx context.Context) {
 			s.logger.WarnContext(ctx, "what is left of ended sessions was not removed; it is tried again", "error", err)
 		case !emptied:
 			s.logger.DebugContext(ctx, "a reader keeps the write-ahead log from being emptied")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// lapse gives up commands whose time is over, until ctx ends.
+func (s *server) lapse(ctx context.Context) {
+	tick := time.NewTicker(lapseTime)
+	defer tick.Stop()
+	for {
+		if err := s.db.LapseCommands(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			s.logger.WarnContext(ctx, "commands whose time is over were not given up; it is tried again", "error", err)
 		}
 		select {
 		case <-ctx.Done():

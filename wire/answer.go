@@ -65,6 +65,18 @@ type Command struct {
 	Arguments map[string]any
 }
 
+// EncodedSize returns how many bytes of an answer's body the command takes; it is
+// beyond every answer where it cannot be encoded.
+func (c Command) EncodedSize() int {
+	w := &writer{}
+	w.command(c)
+	b, err := w.done()
+	if err != nil {
+		return MaxAnswer
+	}
+	return len(b)
+}
+
 // KeyOffer is the key of the next epoch.
 type KeyOffer struct {
 	Epoch key.Epoch

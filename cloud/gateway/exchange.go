@@ -44,9 +44,14 @@ func (g *Gateway) exchange(ctx context.Context, in *incoming) ([]byte, *refusal)
 	}
 	u := understand(claim, body, opening)
 	g.key(ctx, u)
-	defer u.destroyOffer()
+	defer func() { u.destroyOffer() }()
+	listening := g.mayHold(u)
+	defer g.holds.end(listening)
 	if err := g.store.Commit(ctx, u.apply); err != nil {
 		return nil, g.exchangeRefused(ctx, "committing an exchange", err)
+	}
+	if u, refused = g.keep(ctx, in, listening, u); refused != nil {
+		return nil, refused
 	}
 	answer, err := g.seal(keys, claim, mac, u)
 	if err != nil {
@@ -78,7 +83,8 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 	}
 	u.claim.Boot = q.At.Boot
 	u.reported(q.Epochs)
-	room := u.reserve(wire.AnswerRoom(q.AnswerLimit()) - answerHeads)
+	u.limit, u.hold = wire.AnswerRoom(q.AnswerLimit())-answerHeads, q.Hold
+	room := u.reserve(u.limit)
 	at := ingest.Instant{Boot: ingest.BootID(q.At.Boot), Mono: q.At.Mono}
 	var wall *ingest.Wall
 	if q.Wall != nil {
@@ -88,13 +94,15 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 	if f := q.Firmware; f != nil {
 		u.firmware = &registry.Firmware{Release: f.Release, State: string(f.State), Version: clean(f.Version, maxLine)}
 	}
-	u.messages = plan(q.Messages, room, claim)
+	kept := room - u.reserveCommands(room)
+	u.messages, u.room = plan(q.Messages, room-kept, claim)
+	u.room += kept
 	return u
 }
 
 // seal makes the answer to a request whose unit is on disk.
 func (g *Gateway) seal(keys key.Session, claim session.Claim, mac record.MAC, u *unit) ([]byte, error) {
-	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, NextSlot: g.slot}
+	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, Commands: u.commands, NextSlot: g.slot}
 	if u.offers {
 		answer.KeyOffer = u.offer
 	}

@@ -58,6 +58,9 @@ type Tx interface {
 	// Raise accepts a request, or refuses it with an error of package session and
 	// changes nothing.
 	Raise(c session.Claim) (session.Raised, error)
+	// Resume is for the answer to a request that was accepted before and is the
+	// last one of its device: it tells what the answer may carry by now, or refuses.
+	Resume(c session.Claim) (session.Raised, error)
 	// Observe takes note of the clock of a boot and places blocks that waited for it.
 	Observe(device int64, c ingest.Clock, at time.Time) error
 	// Take remembers a message and stores its block, once.
@@ -67,6 +70,7 @@ type Tx interface {
 	// Append writes a record of the audit log.
 	Append(r audit.Record) error
 	Alarms
+	Commands
 }
 
 // Of makes a Store of one whose transactions have a type of their own, as those
@@ -112,6 +116,13 @@ type Options struct {
 	// five times as many at once; 0 for DefaultHandshakeRate. Requests are not
 	// limited by address: their devices have proved who they are.
 	HandshakeRate int
+	// Hold is for how long an answer that says nothing may be held back, where the
+	// device asks for it; 0 for never, at most MaxHold.
+	Hold time.Duration
+	// Draining is closed when the server is about to stop: what is held back goes
+	// out. Nil for never.
+	Draining <-chan struct{}
+
 	// TrustedProxies are those whose X-Forwarded-For is believed. Nil for none.
 	TrustedProxies []netip.Prefix
 }
@@ -133,6 +144,9 @@ type Gateway struct {
 	counters counters
 	tally    *tally
 	alarms   *alarms
+	hold     time.Duration // the longest
+	holds    *holds
+	draining <-chan struct{}
 }
 
 // New returns a Gateway.
@@ -152,6 +166,9 @@ func New(o Options) (*Gateway, error) {
 	if o.HandshakeRate < 1 {
 		return nil, fmt.Errorf("gateway: %d handshakes a second are too few", o.HandshakeRate)
 	}
+	if o.Hold < 0 || o.Hold > MaxHold {
+		return nil, fmt.Errorf("gateway: answers cannot be held back for %v", o.Hold)
+	}
 	nobody, err := newNobody(o.Keys, o.Random)
 	if err != nil {
 		return nil, err
@@ -160,6 +177,7 @@ func New(o Options) (*Gateway, error) {
 		store: o.Store, keys: o.Keys, random: o.Random, now: o.Now, slot: o.Slot, logger: o.Logger,
 		limiter: newLimiter(o.HandshakeRate, o.Now()), proxies: o.TrustedProxies, curve: newTurns(),
 		counters: newCounters(), tally: newTally(), alarms: newAlarms(o.Logger),
+		hold: o.Hold, holds: newHolds(), draining: o.Draining,
 	}
 	g.nobody.Store(&nobody)
 	g.long.Store(longMost)
@@ -207,7 +225,7 @@ func (g *Gateway) unavailable(ctx context.Context, doing string, err error) *ref
 
 // ServeHTTP answers one message.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	answer, refused := g.serve(r)
+	answer, refused := g.serve(w, r)
 	header := w.Header()
 	status := http.StatusOK
 	if refused != nil {
@@ -228,7 +246,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(answer) //nolint:errcheck // who does not get the answer asks again
 }
 
-func (g *Gateway) serve(r *http.Request) ([]byte, *refusal) {
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) ([]byte, *refusal) {
 	answer := g.handshake
 	switch r.URL.Path {
 	case wire.PathSession:
@@ -246,7 +264,7 @@ func (g *Gateway) serve(r *http.Request) ([]byte, *refusal) {
 	if r.Header.Get("Content-Type") != wire.ContentType {
 		return nil, malformed(wire.ErrMalformed)
 	}
-	in := g.incoming(r)
+	in := g.incoming(w, r)
 	defer in.release()
 	return answer(r.Context(), in)
 }

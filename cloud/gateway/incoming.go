@@ -21,14 +21,15 @@ const (
 // known of its sender is worth.
 type incoming struct {
 	body      io.Reader
+	writer    http.ResponseWriter
 	announced int64         // its length in bytes; -1 where it is not known
 	long      *atomic.Int64 // what messages longer than readAhead may take now
 	held      int64         // of it by this one
 	read      bytes.Buffer
 }
 
-func (g *Gateway) incoming(r *http.Request) *incoming {
-	return &incoming{body: r.Body, announced: r.ContentLength, long: &g.long}
+func (g *Gateway) incoming(w http.ResponseWriter, r *http.Request) *incoming {
+	return &incoming{body: r.Body, writer: w, announced: r.ContentLength, long: &g.long}
 }
 
 // header reads the header and nothing beyond it. The length is checked as well,
@@ -89,4 +90,10 @@ func (in *incoming) readTo(n, ahead int) *refusal {
 func (in *incoming) release() {
 	in.long.Add(in.held)
 	in.held = 0
+}
+
+// forget gives up the message itself as well, of which nothing is in use any more.
+func (in *incoming) forget() {
+	in.release()
+	in.read = bytes.Buffer{}
 }

@@ -10,6 +10,7 @@ import (
 
 	"ecowatt"
 	"ecowatt/cloud/audit"
+	"ecowatt/cloud/command"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
 	"ecowatt/cloud/session"
@@ -36,6 +37,8 @@ type message struct {
 	ingest.Message
 	problem   string // why it never can; "" when it can
 	log       []audit.Record
+	leases    []command.LeaseEvent
+	report    *command.Report
 	inventory *registry.Inventory
 }
 
@@ -48,20 +51,23 @@ const (
 
 // plan looks into the messages of a request, oldest first, as far as the answer
 // has room, in bytes, for what became of them and the limits allow. The others
-// get no result, so the device keeps them.
-func plan(messages []wire.Message, room int, claim session.Claim) []message {
+// get no result, so the device keeps them. left is what remains of the room.
+func plan(messages []wire.Message, room int, claim session.Claim) (planned []message, left int) {
 	records := maxRecords
-	var planned []message
 	for _, m := range messages[:min(len(messages), maxMessages)] {
 		x := look(m, claim)
-		room -= resultHeads + len(x.problem)
+		text := len(x.problem)
+		if x.report != nil {
+			text = len(neverSent) // which it may turn out to be
+		}
 		records -= len(x.log)
-		if room < 0 || records < 0 {
+		if room < resultHeads+text || records < 0 {
 			break
 		}
+		room -= resultHeads + text
 		planned = append(planned, x)
 	}
-	return planned
+	return planned, room
 }
 
 // look reads the body of a message. What is wrong with it concerns it alone.
@@ -73,7 +79,7 @@ func look(m wire.Message, claim session.Claim) message {
 	case wire.KindTelemetry:
 		x.Block, err = telemetry(m.Body, claim.At)
 	case wire.KindLog:
-		x.log, err = deviceLog(m.Body, claim)
+		x.log, x.leases, err = deviceLog(m.Body, claim)
 	case wire.KindInventory:
 		x.inventory, err = inventory(m.Body)
 	case wire.KindConfigAck:
@@ -81,9 +87,7 @@ func look(m wire.Message, claim session.Claim) message {
 			err = unasked(m.Kind)
 		}
 	case wire.KindCommandResult:
-		if _, err = wire.DecodeCommandResult(m.Body); err == nil {
-			err = unasked(m.Kind)
-		}
+		x.report, err = commandReport(m.Body)
 	case wire.KindFotaStatus:
 		if _, err = wire.DecodeFotaStatus(m.Body); err == nil {
 			err = unasked(m.Kind)
@@ -98,7 +102,7 @@ func look(m wire.Message, claim session.Claim) message {
 }
 
 // unasked says that a report is about nothing: this cloud sends no configuration,
-// no commands and no firmware. To keep such a message for later would fill the
+// and no firmware. To keep such a message for later would fill the
 // device with what nobody will ever ask for.
 func unasked(kind wire.Kind) error {
 	return &ingest.InvalidError{Problem: fmt.Sprintf("a %v for what was never sent from here", kind)}
@@ -122,14 +126,18 @@ func telemetry(body []byte, now time.Time) (*ingest.Block, error) {
 
 // deviceLog makes records of the entries of a device's log. Their words are the
 // device's: bounded, without control characters, and never trusted.
-func deviceLog(body []byte, claim session.Claim) ([]audit.Record, error) {
+// What it says of power limits comes beside.
+func deviceLog(body []byte, claim session.Claim) (records []audit.Record, leases []command.LeaseEvent, err error) {
 	entries, err := wire.DecodeLog(body)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	kept := entries[:min(len(entries), maxEntries)]
-	records := make([]audit.Record, 0, len(kept)+1)
+	records = make([]audit.Record, 0, len(kept)+1)
 	for _, e := range kept {
+		if x, ok := leaseEvent(e); ok {
+			leases = append(leases, x)
+		}
 		r := deviceRecord(claim, "device.log", clean(e.Text, maxText))
 		for _, name := range firstKeys(e.Attributes, maxAttrs) {
 			r.Attrs[clean(name, maxLine)] = clean(fmt.Sprint(e.Attributes[name]), maxText)
@@ -147,7 +155,7 @@ func deviceLog(body []byte, claim session.Claim) ([]audit.Record, error) {
 	if left := len(entries) - len(kept); left > 0 {
 		records = append(records, deviceRecord(claim, "device.log", fmt.Sprintf("entries of the device's log that were not kept: %d", left)))
 	}
-	return records, nil
+	return records, leases, nil
 }
 
 // isReason reports whether a code of a device's log is that of a security event.

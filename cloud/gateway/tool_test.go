@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"ecowatt/cloud/audit"
+	"ecowatt/cloud/command"
 	"ecowatt/cloud/gateway"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
@@ -62,11 +63,21 @@ func (s *twiceStore) Commit(ctx context.Context, unit func(gateway.Tx) error) er
 type noTx struct{}
 
 func (noTx) Raise(session.Claim) (session.Raised, error)          { return session.Raised{Confirmed: true}, nil }
+func (noTx) Resume(session.Claim) (session.Raised, error)         { return session.Raised{}, nil }
 func (noTx) Observe(int64, ingest.Clock, time.Time) error         { return nil }
 func (noTx) Report(int64, registry.Report) (registry.News, error) { return registry.News{}, nil }
 func (noTx) Append(audit.Record) error                            { return nil }
 func (noTx) Alarm(a session.Alarm) (int64, error)                 { return a.Count, nil }
 func (noTx) Overdue(time.Time) (session.Alarm, bool, error)       { return session.Alarm{}, false, nil }
+
+func (noTx) StandingCommands(int64, time.Time) ([]command.Command, error) { return nil, nil }
+func (noTx) SaveLease(int64, command.LeaseEvent, time.Time) error         { return nil }
+
+func (noTx) Command(int64, command.ID) (command.Command, bool, error) {
+	return command.Command{}, true, nil
+}
+
+func (noTx) SaveCommand(int64, command.Command, audit.Actor, time.Time) error { return nil }
 
 func (noTx) Take(int64, ingest.Message, time.Time) (ingest.Status, error) {
 	return ingest.Stored, nil

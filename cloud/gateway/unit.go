@@ -3,8 +3,10 @@ package gateway
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"ecowatt/cloud/audit"
+	"ecowatt/cloud/command"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
 	"ecowatt/cloud/session"
@@ -19,6 +21,9 @@ type unit struct {
 	clock    ingest.Clock
 	firmware *registry.Firmware // nil when the device did not say
 	messages []message
+	limit    int           // bytes of the answer's body for all but its heads
+	room     int           // of them, those that the results do not take
+	hold     time.Duration // for how long the device lets the answer be held back
 
 	epochs wire.Epochs    // as the device reports them, in the first request of a session
 	back   bool           // they say that it went back to an earlier key
@@ -26,14 +31,15 @@ type unit struct {
 	offer  *wire.KeyOffer // that the answer may carry; nil for none
 
 	// What apply leaves. It is read only after the commit.
-	offers  bool // the answer carries it
-	results []wire.Result
-	records []audit.Record
+	offers   bool // the answer carries it
+	results  []wire.Result
+	commands []wire.Command
+	records  []audit.Record
 }
 
 // apply is the unit of work. It may run twice.
 func (u *unit) apply(tx Tx) error {
-	u.results, u.records = make([]wire.Result, 0, len(u.messages)), nil
+	u.results, u.commands, u.records = make([]wire.Result, 0, len(u.messages)), nil, nil
 	raised, err := tx.Raise(u.claim)
 	if err != nil {
 		return err
@@ -69,7 +75,35 @@ func (u *unit) apply(tx Tx) error {
 		}
 	}
 	u.tellProblems()
+	if raised.Commands > 0 {
+		if err := u.deliver(tx, u.room); err != nil {
+			return err
+		}
+	}
 	return u.write(tx)
+}
+
+// resume is the unit of work of an answer that was held back and may have
+// something to say now. It may run twice.
+func (u *unit) resume(tx Tx) error {
+	u.commands, u.records = nil, nil
+	raised, err := tx.Resume(u.claim)
+	if err != nil {
+		return err
+	}
+	u.offers = raised.Offers
+	u.tellRotation(raised)
+	if raised.Commands > 0 {
+		if err := u.deliver(tx, u.room); err != nil {
+			return err
+		}
+	}
+	return u.write(tx)
+}
+
+// says reports whether the answer says more than the time.
+func (u *unit) says() bool {
+	return len(u.results) > 0 || len(u.commands) > 0 || u.offers || u.problem != ""
 }
 
 // untimed reports whether there is a block that was timed since boot.
@@ -90,7 +124,21 @@ func (u *unit) take(tx Tx, m message) error {
 		u.results = append(u.results, result)
 		return nil
 	}
-	status, err := tx.Take(u.claim.Session.Device, m.Message, u.claim.At)
+	device := u.claim.Session.Device
+	var told command.Command
+	if m.report != nil {
+		found, known, err := tx.Command(device, m.report.ID)
+		if err != nil {
+			return err
+		}
+		if !known {
+			result.Status, result.Text = wire.Invalid, neverSent
+			u.results = append(u.results, result)
+			return nil
+		}
+		told = found
+	}
+	status, err := tx.Take(device, m.Message, u.claim.At)
 	if err != nil {
 		return err
 	}
@@ -100,6 +148,14 @@ func (u *unit) take(tx Tx, m message) error {
 		return nil
 	}
 	u.records = append(u.records, m.log...)
+	for _, e := range m.leases {
+		if err := tx.SaveLease(device, e, u.claim.At); err != nil {
+			return err
+		}
+	}
+	if m.report != nil {
+		return u.settle(tx, told, *m.report)
+	}
 	if m.inventory != nil {
 		return u.report(tx, registry.Report{At: u.claim.At, Inventory: m.inventory})
 	}

@@ -54,7 +54,8 @@ type Session struct {
 	KEK       string // names the key-encryption key of Wrapped
 	Wrapped   []byte // the session's keys, bound to Name and SID
 
-	Next *PendingKey // of the device; nil where no rotation is pending
+	Next     *PendingKey // of the device; nil where no rotation is pending
+	Commands int64       // of the device that are not over
 }
 
 // Check is the rule by which a request is accepted: the session lives, and the
@@ -104,6 +105,8 @@ type Raised struct {
 	Renewed   bool      // Claim.Renewal is pending now
 	Offers    bool      // the pending key belongs into the answer: Claim.Renewal where Renewed, else Session.Next
 	OffersNew bool      // it does for the first time
+
+	Commands int64 // of the device that are not over, in this transaction
 }
 
 // Gap returns how many numbers were left out before seq.

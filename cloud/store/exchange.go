@@ -46,14 +46,15 @@ func (tx *Tx) raise(c session.Claim) (session.Raised, error) {
 	if s.Pending {
 		return tx.confirm(s, c)
 	}
-	n, err := tx.w.exec(`UPDATE session SET last_seq = $1, seen_at = $2
-		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'active'`,
-		int64(c.Seq), millis(c.At), s.SID[:])
+	raised := session.Raised{Before: s.LastSeq}
+	found, err := tx.w.row(`UPDATE session SET last_seq = $1, seen_at = $2
+		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'active' RETURNING (SELECT cmd_open FROM device WHERE id = $4)`,
+		[]any{int64(c.Seq), millis(c.At), s.SID[:], s.Device}, &raised.Commands)
 	if err != nil {
 		return session.Raised{}, fmt.Errorf("raising a sequence number: %w", err)
 	}
-	if n == 1 {
-		return session.Raised{Before: s.LastSeq}, nil
+	if found {
+		return raised, nil
 	}
 	if err := tx.again(&s); err != nil {
 		return session.Raised{}, err
@@ -62,6 +63,29 @@ func (tx *Tx) raise(c session.Claim) (session.Raised, error) {
 		return session.Raised{}, err
 	}
 	return session.Raised{}, session.ErrReplay
+}
+
+// Resume is for an answer that was held back: it tells what the answer may carry
+// by now. It is refused with an error of package session where the claim's
+// request is not the last one of its device any more, which then hears by
+// another answer.
+func (tx *Tx) Resume(c session.Claim) (session.Raised, error) {
+	raised := session.Raised{Before: c.Seq - 1}
+	var last int64
+	found, err := tx.w.row(`SELECT s.last_seq, d.cmd_open FROM session s JOIN device d ON d.id = s.device
+		WHERE s.sid = $1 AND s.state = 'active' AND s.expires_at > $2`, []any{c.Session.SID[:], millis(c.At)}, &last, &raised.Commands)
+	switch {
+	case err != nil:
+		return session.Raised{}, fmt.Errorf("reading a session: %w", err)
+	case !found:
+		return session.Raised{}, session.ErrUnknown
+	case last != int64(c.Seq):
+		return session.Raised{}, session.ErrReplay
+	}
+	if c.Offer {
+		raised.Offers, raised.OffersNew, err = tx.offer(c, false)
+	}
+	return raised, err
 }
 
 // again reads what may have changed of a session since s was read.
@@ -97,13 +121,13 @@ func (tx *Tx) confirm(s session.Session, c session.Claim) (session.Raised, error
 	if _, err := tx.endSessions(s.Device, s.Handshake); err != nil {
 		return session.Raised{}, err
 	}
-	n, err := tx.w.exec(`UPDATE session SET state = 'active', hs2 = NULL, last_seq = $1, seen_at = $2, expires_at = created_at + lifetime
-		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'pending'`,
-		int64(c.Seq), millis(c.At), s.SID[:])
+	found, err = tx.w.row(`UPDATE session SET state = 'active', hs2 = NULL, last_seq = $1, seen_at = $2, expires_at = created_at + lifetime
+		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'pending' RETURNING (SELECT cmd_open FROM device WHERE id = $4)`,
+		[]any{int64(c.Seq), millis(c.At), s.SID[:], s.Device}, &raised.Commands)
 	if err != nil {
 		return session.Raised{}, fmt.Errorf("confirming a session: %w", err)
 	}
-	if n != 1 {
+	if !found {
 		return session.Raised{}, session.ErrReplay
 	}
 	if used.state == session.KeyPending {

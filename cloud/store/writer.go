@@ -79,6 +79,18 @@ func (c *connection) row(query string, args []any, dest ...any) (bool, error) {
 	return found && err == nil, errors.Join(err, st.Reset(), st.ClearBindings())
 }
 
+// rows runs a statement and lets each read every row of its result.
+func (c *connection) rows(query string, args []any, each func(*sqlite3.Stmt) error) error {
+	st, err := c.bind(query, args)
+	if err != nil {
+		return err
+	}
+	for err == nil && st.Step() { // Reset returns its error
+		err = each(st)
+	}
+	return errors.Join(err, st.Reset(), st.ClearBindings())
+}
+
 func (c *connection) bind(query string, args []any) (*sqlite3.Stmt, error) {
 	st, err := c.prepare(query)
 	if err != nil {
@@ -97,6 +109,8 @@ func (c *connection) bind(query string, args []any) (*sqlite3.Stmt, error) {
 			err = st.BindInt(i+1, a)
 		case int64:
 			err = st.BindInt64(i+1, a)
+		case float64:
+			err = st.BindFloat(i+1, a)
 		case string:
 			err = st.BindText(i+1, a)
 		case []byte:

@@ -52,6 +52,7 @@ The log goes to standard error. Interrupted, it finishes what it has begun.`,
 	c.Flags().StringVar(&o.Listen, "listen", ":8080", "address to listen on; port 0 takes a free one")
 	c.Flags().StringVar(&o.PublicURL, "public-url", "", "where devices find the cloud, for enrolment files (default the URL of each request)")
 	c.Flags().DurationVar(&o.Slot, "slot", gateway.DefaultSlot, "time between the exchanges of a device")
+	c.Flags().DurationVar(&o.Hold, "hold", gateway.DefaultHold, "for how long an answer may wait for something to say, so that commands arrive at once; 0 for never")
 	c.Flags().IntVar(&o.HandshakeRate, "handshake-rate", gateway.DefaultHandshakeRate, "handshakes a second that each address may begin")
 	c.Flags().StringArrayVar(&proxies, "trusted-proxy", nil, "address or network of a proxy whose X-Forwarded-For is believed; may be given again")
 	c.Flags().StringVar(&level, "log-level", "info", "what to log: debug, info, warn, error")
