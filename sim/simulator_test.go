@@ -50,10 +50,13 @@ func ours(n int) []Inverter {
 // one is one inverter with the map of p.
 func one(p inverter.Profile) []Inverter { return []Inverter{{Unit: p.Unit, Profile: p}} }
 
-// newSimulator is one with o, which stands still at 10:30.
+// newSimulator is one with o, which stands still, at 10:30 unless o says when.
 func newSimulator(tb testing.TB, o Options) *Simulator {
 	tb.Helper()
-	if o.Start = clock(10.5); o.Inverters == nil {
+	if o.Start == 0 {
+		o.Start = clock(10.5)
+	}
+	if o.Inverters == nil {
 		o.Inverters = ours(1)
 	}
 	s, err := New(o)
