@@ -21,6 +21,7 @@ import (
 
 	"ecowatt/cloud/access"
 	"ecowatt/cloud/api"
+	"ecowatt/cloud/command"
 	"ecowatt/cloud/gateway"
 	"ecowatt/cloud/keyring"
 	"ecowatt/cloud/registry"
@@ -241,7 +242,10 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 		Keyring:     &keeper{ring: keys, db: s.db, random: rand.Reader, now: time.Now},
 		Ready:       s.db.Ready,
 		Unavailable: store.ErrUnavailable,
-		Metrics:     func() []api.Metric { return metrics(s.db.Counts(), devices) },
+		Commands:    s.db,
+		Commander:   command.NewQueue(s.db, rand.Reader, devices.Wake),
+		Wake:        devices.Wake,
+		Metrics:     func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
 		PublicURL:   o.PublicURL,
 		Draining:    s.draining,
 		Logger:      o.Logger,
@@ -255,7 +259,24 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	return mux, nil
 }
 
-func metrics(c store.Counts, devices *gateway.Gateway) []api.Metric {
+// metrics are what /metrics shows. Commands are left out while the database does
+// not answer.
+func (s *server) metrics(ctx context.Context, devices *gateway.Gateway) []api.Metric {
+	c := s.db.Counts()
+	all := counts(c, devices)
+	commands, err := s.db.CommandCounts(ctx)
+	if err != nil {
+		s.logger.WarnContext(ctx, "commands could not be counted", "error", err)
+		return all
+	}
+	states := map[string]uint64{}
+	for state, n := range commands {
+		states[string(state)] = n
+	}
+	return append(all, api.Metric{Name: "ecowatt_commands", Help: "Commands that there are, by state.", Label: "state", Values: states, Gauge: true})
+}
+
+func counts(c store.Counts, devices *gateway.Gateway) []api.Metric {
 	one := func(n uint64) map[string]uint64 { return map[string]uint64{"": n} }
 	refused := map[string]uint64{}
 	for reason, n := range devices.Counters() {
@@ -267,5 +288,6 @@ func metrics(c store.Counts, devices *gateway.Gateway) []api.Metric {
 		{Name: "ecowatt_store_refused_total", Help: "Exchanges and handshakes that were refused when they were to be stored.", Values: one(c.Refused)},
 		{Name: "ecowatt_store_failed_total", Help: "Exchanges and handshakes that the database could not store.", Values: one(c.Failed)},
 		{Name: "ecowatt_gateway_refused_total", Help: "Messages of devices that were refused, by reason.", Label: "reason", Values: refused},
+		{Name: "ecowatt_gateway_held_answers", Help: "Answers that are held back until there is something to say.", Values: one(uint64(devices.Held())), Gauge: true},
 	}
 }

@@ -118,6 +118,7 @@ func TestPermissions(t *testing.T) {
 		SeeTelemetry:  {Viewer, Operator, Administrator},
 		SeeAudit:      {Viewer, Operator, Administrator},
 		ChangeDevice:  {Operator, Administrator},
+		OrderCommands: {Operator, Administrator},
 		AddDevice:     {Administrator},
 		RotateKeys:    {Administrator},
 		RecoverDevice: {Administrator},

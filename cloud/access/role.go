@@ -51,6 +51,7 @@ const (
 	SeeTelemetry                    // query and export samples
 	SeeAudit                        // read the audit log and its events
 	ChangeDevice                    // group, notes, disabled
+	OrderCommands                   // tell devices to do something, or not to
 	AddDevice                       // makes a key and hands it out
 	RotateKeys                      // replaces keys, of one device or of all
 	RecoverDevice                   // lets a device in with a key that was replaced
@@ -68,6 +69,8 @@ func (a Action) String() string {
 		return "see the audit log"
 	case ChangeDevice:
 		return "change a device"
+	case OrderCommands:
+		return "order commands"
 	case AddDevice:
 		return "add a device"
 	case RotateKeys:
@@ -86,7 +89,7 @@ func (a Action) needs() Role {
 	switch a {
 	case SeeFleet, SeeTelemetry, SeeAudit:
 		return Viewer
-	case ChangeDevice:
+	case ChangeDevice, OrderCommands:
 		return Operator
 	case AddDevice, RotateKeys, RecoverDevice, ManageKeyring:
 		return Administrator

@@ -20,10 +20,14 @@ var surface = []struct {
 	want               int // for whoever may
 }{
 	{http.MethodGet, "/api/v1/audit", "", access.Viewer, 200},
+	{http.MethodGet, "/api/v1/commands/{command}", "", access.Viewer, 404},
+	{http.MethodDelete, "/api/v1/commands/{command}", "", access.Operator, 404},
 	{http.MethodGet, "/api/v1/devices", "", access.Viewer, 200},
 	{http.MethodPost, "/api/v1/devices", `{"id":"new"}`, access.Administrator, 201},
 	{http.MethodGet, "/api/v1/devices/{id}", "", access.Viewer, 200},
 	{http.MethodPatch, "/api/v1/devices/{id}", `{"group":"north"}`, access.Operator, 200},
+	{http.MethodGet, "/api/v1/devices/{id}/commands", "", access.Viewer, 200},
+	{http.MethodPost, "/api/v1/devices/{id}/commands", `{"action":"restart_agent"}`, access.Operator, 201},
 	{http.MethodGet, "/api/v1/devices/{id}/events", "", access.Viewer, 200},
 	{http.MethodPost, "/api/v1/devices/{id}/key-rotation", `{"burn":true}`, access.Administrator, 202},
 	{http.MethodDelete, "/api/v1/devices/{id}/key-rotation", "", access.Administrator, 404},
@@ -31,6 +35,8 @@ var surface = []struct {
 	{http.MethodDelete, "/api/v1/devices/{id}/recovery", "", access.Administrator, 204},
 	{http.MethodGet, "/api/v1/devices/{id}/telemetry", "", access.Viewer, 200},
 	{http.MethodGet, "/api/v1/devices/{id}/telemetry.csv", "", access.Viewer, 200},
+	{http.MethodPost, "/api/v1/groups/{group}/commands", `{"action":"restart_agent"}`, access.Operator, 404},
+	{http.MethodGet, "/api/v1/orders/{order}", "", access.Viewer, 404},
 	{http.MethodPost, "/api/v1/key-rotations", `{"all":true}`, access.Administrator, 202},
 	{http.MethodGet, "/api/v1/keyring", "", access.Administrator, 200},
 	{http.MethodPost, "/api/v1/keyring/keys", "", access.Administrator, 201},
@@ -44,7 +50,7 @@ var surface = []struct {
 
 // filled is a path of surface with a device and a key in it.
 func filled(path, device string) string {
-	return strings.NewReplacer("{id}", device, "{kek}", "kek1").Replace(path)
+	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere").Replace(path)
 }
 
 // Attacks: A1, A2, A8, O5, O12

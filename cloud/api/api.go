@@ -69,14 +69,19 @@ type Options struct {
 	Registry  Adder
 	Rotations Rotations
 	Keyring   Keyring
+	Commands  Commands
+	Commander Commander
 
+	// Wake is called after the commit of what a device is to be told: an answer
+	// that is held back for it goes out. Nil for nobody.
+	Wake func(device ecowatt.DeviceID)
 	// Ready reports whether the cloud can do its work now.
 	Ready func(ctx context.Context) error
 	// Unavailable is what an error wraps when trying again may help; it is
 	// answered with 503. Nil when there is none such.
 	Unavailable error
 	// Metrics are what /metrics shows. Nil for none.
-	Metrics func() []Metric
+	Metrics func(ctx context.Context) []Metric
 	// PublicURL is the cloud URL written into enrolment files when a request
 	// names none; empty for the scheme and host by which the request came.
 	PublicURL string
@@ -105,8 +110,12 @@ const maxBody = 64 << 10
 // and /metrics. It answers every other path with a problem document.
 func New(o Options) (http.Handler, error) {
 	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
-		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil {
+		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil ||
+		o.Commands == nil || o.Commander == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
+	}
+	if o.Wake == nil {
+		o.Wake = func(ecowatt.DeviceID) {}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -118,6 +127,7 @@ func New(o Options) (http.Handler, error) {
 	s.api = humago.New(s.mux, config())
 	s.registerDevices()
 	s.registerRotation()
+	s.registerCommands()
 	s.registerTelemetry()
 	s.registerAudit()
 	s.registerKeyring()

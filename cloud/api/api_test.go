@@ -20,6 +20,7 @@ import (
 	"ecowatt"
 	"ecowatt/cloud/access"
 	"ecowatt/cloud/audit"
+	"ecowatt/cloud/command"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
 	"ecowatt/cloud/store"
@@ -62,6 +63,7 @@ type cloud struct {
 	tokens    map[access.Role]string
 	telemetry *fakeTelemetry
 	keyring   fakeKeyring
+	woken     []ecowatt.DeviceID
 	logs      *logBuffer
 	now       time.Time
 }
@@ -115,7 +117,9 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
 		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
 		Keyring:   &c.keyring,
-		Ready:     c.store.Ready, Unavailable: errBusy,
+		Commands:  c.store,
+		Commander: command.NewQueue(c.store, rand.Reader, c.wake), Wake: c.wake,
+		Ready: c.store.Ready, Unavailable: errBusy,
 		Now:    func() time.Time { return c.now },
 		Logger: slog.New(slog.NewTextHandler(c.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -133,6 +137,8 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 	c.url = s.URL
 	return c
 }
+
+func (c *cloud) wake(device ecowatt.DeviceID) { c.woken = append(c.woken, device) }
 
 // reply is an answer, read to its end.
 type reply struct {

@@ -26,6 +26,8 @@ type Device struct {
 	Agent     *DeviceAgent    `json:"agent,omitempty" doc:"What the agent reported of itself; absent before its first report"`
 	Firmware  *DeviceFirmware `json:"firmware,omitempty" doc:"What the agent reported of its running image; absent before its first report"`
 	Inverters []Inverter      `json:"inverters" nullable:"false" doc:"As last reported"`
+
+	PowerLimits []PowerLimit `json:"power_limits,omitempty" doc:"That the device says it keeps, by inverter, the most restrictive first; absent for none, and in lists"`
 }
 
 // DeviceAgent is what an agent reports of itself.
@@ -258,7 +260,11 @@ func (s *server) getDevice(ctx context.Context, in *DeviceInput) (*deviceOutput,
 	if err != nil {
 		return nil, deviceProblem(id, err)
 	}
-	return &deviceOutput{Body: showDevice(d, s.Now())}, nil
+	out := showDevice(d, s.Now())
+	if out.PowerLimits, err = s.powerLimits(ctx, id); err != nil {
+		return nil, err
+	}
+	return &deviceOutput{Body: out}, nil
 }
 
 // DeviceChange is what people may change of a device.

@@ -132,6 +132,9 @@ func (d describer) fields(prefix string, s *huma.Schema) []field {
 		return d.fields(prefix+"[]", s.Items)
 	}
 	var all []field
+	for _, one := range s.OneOf {
+		all = append(all, d.fields(prefix, one)...)
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
 		p := s.Properties[name]
 		path := strings.TrimPrefix(prefix+"."+name, ".")

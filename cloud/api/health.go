@@ -16,13 +16,13 @@ import (
 	"ecowatt/cloud/access"
 )
 
-// Metric is a counter, or a family of counters that one label tells apart. It
-// only grows while the cloud runs.
+// Metric is a number, or a family of numbers that one label tells apart.
 type Metric struct {
 	Name   string            // "ecowatt_store_commits_total"
 	Help   string            // one line
 	Label  string            // name of the label; empty for a single counter
-	Values map[string]uint64 // by the label's value; by "" for a single counter
+	Values map[string]uint64 // by the label's value; by "" for a single number
+	Gauge  bool              // it goes up and down; else it counts since the cloud began
 }
 
 // readyPatience bounds how long the answer to whether the cloud is ready may take.
@@ -51,7 +51,7 @@ func (s *server) registerHealth() {
 		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 		if s.Metrics != nil {
-			writeMetrics(w, s.Metrics())
+			writeMetrics(w, s.Metrics(r.Context()))
 		}
 	})
 }
@@ -80,7 +80,11 @@ func writeText(w http.ResponseWriter, text string) {
 // writeMetrics writes the text format of Prometheus, version 0.0.4.
 func writeMetrics(w io.Writer, metrics []Metric) {
 	for _, m := range metrics {
-		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s counter\n", m.Name, escapeHelp(m.Help), m.Name)
+		kind := "counter"
+		if m.Gauge {
+			kind = "gauge"
+		}
+		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", m.Name, escapeHelp(m.Help), m.Name, kind)
 		for _, value := range slices.Sorted(maps.Keys(m.Values)) {
 			label := ""
 			if m.Label != "" {

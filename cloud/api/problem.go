@@ -12,6 +12,7 @@ import (
 
 	"ecowatt"
 	"ecowatt/cloud/access"
+	"ecowatt/cloud/command"
 	"ecowatt/cloud/registry"
 )
 
@@ -52,6 +53,7 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		field     *registry.InvalidError
 		forbidden *access.ForbiddenError
 		conflict  *ConflictError
+		refused   *command.RefusedError
 	)
 	switch {
 	case errors.As(err, &ready):
@@ -68,6 +70,10 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		return problemf(http.StatusForbidden, "%v", forbidden)
 	case errors.As(err, &conflict):
 		return problemf(http.StatusConflict, "%v", conflict)
+	case errors.As(err, &refused):
+		return commandProblem(refused)
+	case errors.Is(err, command.ErrKeyUsed):
+		return problemf(http.StatusConflict, "Idempotency-Key: %v", command.ErrKeyUsed)
 	case errors.Is(err, registry.ErrNotFound):
 		return problemf(http.StatusNotFound, "%v", registry.ErrNotFound)
 	case errors.Is(err, registry.ErrExists):

@@ -163,6 +163,7 @@ func (s *server) rotateKey(ctx context.Context, in *rotateInput) (*rotateOutput,
 	if err != nil {
 		return nil, deviceProblem(id, err)
 	}
+	s.Wake(id)
 	return &rotateOutput{Body: showRotation(r)}, nil
 }
 

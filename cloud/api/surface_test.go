@@ -147,9 +147,10 @@ func TestHealth(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	c := newCloud(t, func(o *Options) {
-		o.Metrics = func() []Metric {
+		o.Metrics = func(context.Context) []Metric {
 			return []Metric{
 				{Name: "ecowatt_commits_total", Help: "Transactions.", Values: map[string]uint64{"": 7}},
+				{Name: "ecowatt_held", Help: "Held.", Values: map[string]uint64{"": 3}, Gauge: true},
 				{Name: "ecowatt_refused_total", Help: `By \ reason.`, Label: "reason", Values: map[string]uint64{"replay": 2, "expired": 1<<64 - 1}},
 			}
 		}
@@ -158,6 +159,9 @@ func TestMetrics(t *testing.T) {
 	want := `# HELP ecowatt_commits_total Transactions.
 # TYPE ecowatt_commits_total counter
 ecowatt_commits_total 7
+# HELP ecowatt_held Held.
+# TYPE ecowatt_held gauge
+ecowatt_held 3
 # HELP ecowatt_refused_total By \\ reason.
 # TYPE ecowatt_refused_total counter
 ecowatt_refused_total{reason="expired"} 18446744073709551615
