@@ -58,13 +58,14 @@ func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
 		face.limit = o.percent
 	}
 	maps.Copy(face.set, o.words)
-	if face.expires = (time.Time{}); layout.timer(face.set) > 0 {
-		face.expires = now.Add(layout.timer(face.set))
+	timer := layout.timer(face.set)
+	if face.expires = (time.Time{}); timer > 0 && (face.limit < 100 || layout.control.gate != nil) {
+		face.expires = now.Add(timer)
 	}
 	if f.Kind != fault.NoEffect {
 		s.enforce(i)
 	}
-	s.options.Logger.Info("limit written", "unit", r.Unit, "percent", face.limit, "in_force", layout.open(face.set), "falls_back_in", layout.timer(face.set))
+	s.options.Logger.Info("control written", "unit", r.Unit, "percent", face.limit, "in_force", layout.open(face.set), "falls_back_in_s", face.left(now))
 	return nil
 }
 

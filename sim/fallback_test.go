@@ -56,6 +56,7 @@ func TestFallback(t *testing.T) {
 				if x.value {
 					write(32, 125)
 				}
+				wants(time.Hour, 100) // nothing is limited yet
 				write(20, 400)
 				wants(59*time.Second, 40)
 				write(20, 400)

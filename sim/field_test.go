@@ -47,7 +47,7 @@ func field() []befallen {
 		{"a negative temperature", []string{"sim TestFrost" + everywhere, "inverter TestDecode"}},
 		{"the low word first", []string{"inverter TestDecode", "inverter/profile TestContracts"}},
 		{"a counter that begins again, or is 0 once and back", []string{"sim TestCounters", "agent/acquire TestStep"}},
-		{"a block that is frozen", []string{"sim TestFrozen" + everywhere, "sim TestSoak"}},
+		{"a block that is frozen", []string{"sim TestFrozen" + everywhere, "sim TestSoak", "sim TestFrozenIsTold", "agent/acquire TestStillness"}},
 		{"a limit is written and has no effect", []string{"sim TestWritesThatDoNotHold" + everywhere}},
 		{"another client writes over a limit", []string{"sim TestWritesThatDoNotHold" + everywhere}},
 	}

@@ -93,7 +93,7 @@ func (s *Simulator) Inverters() []Doing {
 		f, x := &s.faces[i], s.options.Inverters[i]
 		all[i] = Doing{
 			Unit: x.Unit, Profile: x.name(), Status: p.now.status.String(), PowerW: math.Round(p.now.pac), EnergyWh: math.Round(p.energy.Total),
-			LimitPercent: f.limit, InForce: p.limit, FallsBackInS: f.left(now),
+			LimitPercent: f.limit, InForce: p.limit, FallsBackInS: math.Round(10*f.left(now)) / 10,
 		}
 	}
 	return all

@@ -70,7 +70,8 @@ type Poller struct {
 	groups []*group // the points, by class; nil until it is known what is to be read
 	tick   int64    // the last one polled; −1 before
 
-	read bool // the texts, since the inverter was away; a refusal counts
+	read  bool // the texts, since the inverter was away; a refusal counts
+	still stillness
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -154,6 +155,7 @@ func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 	p.status = after
 	p.mu.Unlock()
 	p.tell(ctx, before, after)
+	p.tellStill(ctx, batches)
 	first := 0
 	for _, g := range due {
 		n := len(g.plan.Reads())

@@ -376,6 +376,28 @@ func simRefuses(t *testing.T, args string, want exitCode, words []string) {
 	}
 }
 
+// TestSimInverterDocumented: every --inverter that a document or the help shows
+// is one.
+func TestSimInverterDocumented(t *testing.T) {
+	var f simFlags
+	shown := regexp.MustCompile(`--inverter (unit=\S+)`)
+	for _, file := range []string{"../../docs/simulator.md", "sim.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := shown.FindAllSubmatch(text, -1)
+		if len(all) < 2 {
+			t.Errorf("%s shows %d", file, len(all))
+		}
+		for _, m := range all {
+			if _, err := f.describe(string(m[1])); err != nil {
+				t.Errorf("%s: %s: %v", file, m[1], err)
+			}
+		}
+	}
+}
+
 // TestSimInverterRefuses: what --inverter cannot mean is told by its field.
 func TestSimInverterRefuses(t *testing.T) {
 	for _, x := range []struct {
