@@ -142,6 +142,9 @@ func (s *server) powerLimits(ctx context.Context, id ecowatt.DeviceID) ([]PowerL
 	var out []PowerLimit
 	in := command.InForce(leases, s.Now())
 	for i, l := range leases {
+		if !l.Overwritten.IsZero() && !l.Until.IsZero() && !l.Until.After(s.Now()) {
+			continue // it was somebody else's before it ended
+		}
 		out = append(out, PowerLimit{
 			Inverter: l.Inverter, Percent: l.Percent, InForce: in[i], Until: known(l.Until), Since: l.Since,
 			OverwrittenAt: known(l.Overwritten), Command: l.Command.String(), By: l.By,

@@ -197,16 +197,13 @@ func rawOf(value float64, exponent int) (int64, bool) {
 	return raw, err == nil
 }
 
-// prepareLimit completes and checks a power limit. Which of several points the
-// device limits by is its own affair; where there is one it has to take the value.
+// limitPoint is the point by which the power of an inverter is limited.
+const limitPoint = "export_power_percent"
+
+// prepareLimit completes and checks a power limit.
 func (t Task) prepareLimit(v Inverter) (Task, error) {
 	t = t.withDefaults()
-	var points []ecowatt.Point
-	for _, p := range v.Points {
-		if p.Writable && p.Unit == "%" {
-			points = append(points, p)
-		}
-	}
+	i := slices.IndexFunc(v.Points, func(p ecowatt.Point) bool { return p.Name == limitPoint && p.Unit == "%" && p.Writable })
 	switch {
 	case !(t.Percent >= 0 && t.Percent <= 100): // nor NaN
 		return t, refused(CodeOutOfRange, "arguments.percent", "a limit is 0 to 100 percent")
@@ -214,12 +211,10 @@ func (t Task) prepareLimit(v Inverter) (Task, error) {
 		return t, leaseProblem()
 	case t.OnEnd != Restore && t.OnEnd != Release:
 		return t, refused(CodeInvalid, "arguments.on_end", fmt.Sprintf("it is %q or %q", Restore, Release))
-	case len(points) == 0:
-		return t, refused(CodeNotWritable, "arguments.inverter", fmt.Sprintf("the power of %s cannot be limited: no percentage of it can be written", v.Name))
-	case len(points) == 1:
-		return t, checkValue(t.Percent, points[0], "arguments.percent")
+	case i < 0:
+		return t, refused(CodeNotWritable, "arguments.inverter", fmt.Sprintf("the power of %s cannot be limited: it has no %s to be written", v.Name, limitPoint))
 	}
-	return t, nil
+	return t, checkValue(t.Percent, v.Points[i], "arguments.percent")
 }
 
 // withDefaults completes a power limit.
@@ -241,6 +236,9 @@ func (t Task) checkRead(v Inverter) error {
 		return refused(CodeOutOfRange, "arguments.points", fmt.Sprintf("name 1 to %d points", MaxPoints))
 	}
 	for i, name := range t.Points {
+		if slices.Contains(t.Points[:i], name) {
+			return refused(CodeInvalid, fmt.Sprintf("arguments.points[%d]", i), fmt.Sprintf("%s is named twice", name))
+		}
 		if _, err := v.point(name, fmt.Sprintf("arguments.points[%d]", i)); err != nil {
 			return err
 		}

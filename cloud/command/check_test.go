@@ -56,6 +56,7 @@ func TestPrepare(t *testing.T) {
 		{"write an unknown point", roof, WritePoint, `{"point":"x","value":1}`, "arguments.point unknown_point"},
 		{"write what is only read", roof, WritePoint, `{"point":"pac","value":1}`, "arguments.point not_writable"},
 		{"read", roof, ReadPoints, `{"points":["pac","offset"]}`, "read pac, offset of inv1"},
+		{"read twice", roof, ReadPoints, `{"points":["pac","pac"]}`, "arguments.points[1] invalid"},
 		{"read nothing", roof, ReadPoints, `{"points":[]}`, "arguments.points out_of_range"},
 		{"read what there is not", roof, ReadPoints, `{"points":["pac","x"]}`, "arguments.points[1] unknown_point"},
 		{"no such inverter", roof, ReadPoints, `{"inverter":"inv9","points":["pac"]}`, "arguments.inverter unknown_inverter"},

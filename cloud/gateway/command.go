@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/hex"
 	"math"
+	"strconv"
 	"time"
 
 	"ecowatt"
@@ -129,6 +130,10 @@ func leaseEvent(e wire.LogEntry) (command.LeaseEvent, bool) {
 		x.Percent = float64(percent)
 	case float64:
 		x.Percent = percent
+	case string: // a decimal number
+		if x.Percent, err = strconv.ParseFloat(percent, 64); err != nil {
+			return x, false
+		}
 	default:
 		return x, false
 	}

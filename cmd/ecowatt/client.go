@@ -143,7 +143,12 @@ func encoded(query url.Values) string {
 // call makes a request and decodes the answer into out, which is nil where
 // success is all there is to know.
 func (c *client) call(ctx context.Context, method, path string, in []byte, out any) error {
-	body, err := c.open(ctx, method, path, in)
+	return c.callKeyed(ctx, method, path, in, "", out)
+}
+
+// callKeyed is call for what takes effect once under this key; empty for none.
+func (c *client) callKeyed(ctx context.Context, method, path string, in []byte, once string, out any) error {
+	body, err := c.openKeyed(ctx, method, path, in, once)
 	if err != nil {
 		return err
 	}
@@ -164,6 +169,10 @@ func (c *client) call(ctx context.Context, method, path string, in []byte, out a
 // open makes a request and returns the body of its answer, which fails when
 // the cloud falls silent. An answer that is no success is an error.
 func (c *client) open(ctx context.Context, method, path string, in []byte) (io.ReadCloser, error) {
+	return c.openKeyed(ctx, method, path, in, "")
+}
+
+func (c *client) openKeyed(ctx context.Context, method, path string, in []byte, once string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(in))
 	if err != nil {
@@ -172,6 +181,9 @@ func (c *client) open(ctx context.Context, method, path string, in []byte) (io.R
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token.Text())
 	req.Header.Set("User-Agent", "ecowatt/"+ecowatt.Version)
+	if once != "" {
+		req.Header.Set("Idempotency-Key", once)
+	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -271,7 +283,9 @@ func (c *client) refusal(resp *http.Response, body io.Reader) error {
 	}
 	var p problem
 	if err := json.NewDecoder(io.LimitReader(body, 1<<20)).Decode(&p); err == nil && p.Detail != "" {
-		e.text = p.text()
+		if e.text = p.text(); resp.StatusCode == http.StatusConflict {
+			e.text = p.Detail // no field is wrong: it cannot be done as things are
+		}
 	}
 	f := &failure{code: exitFailed, err: e}
 	switch resp.StatusCode {

@@ -331,6 +331,9 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	if d.Firmware != nil {
 		line("firmware", fmt.Sprintf("%s, release %d, %s", orMissing(d.Firmware.Version), d.Firmware.Release, d.Firmware.State))
 	}
+	for _, l := range d.PowerLimits {
+		line("limit", limitText(l, now))
+	}
 	for _, v := range d.Inverters {
 		profile := strings.TrimSpace(v.Profile + " " + v.ProfileVersion)
 		fmt.Fprintf(&b, "\n%s: %s, serial %s, profile %s\n", oneLine(v.Name), oneLine(orMissing(v.Model)),
@@ -349,6 +352,28 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// limitText says what a power limit is, until when, and from whom.
+func limitText(l api.PowerLimit, now time.Time) string {
+	text := fmt.Sprintf("%s to %s %%", l.Inverter, strconv.FormatFloat(l.Percent, 'f', -1, 64))
+	switch {
+	case l.OverwrittenAt != nil:
+		text += ", overwritten by somebody else, seen " + localTime(*l.OverwrittenAt)
+	case l.Until == nil:
+		text += ", its end is not known"
+	case !l.Until.After(now):
+		text += ", ended " + localTime(*l.Until) + ", which the device has not confirmed yet"
+	default:
+		text += fmt.Sprintf(" until %s, for %s more", localTime(*l.Until), age(now, *l.Until))
+	}
+	if l.By != "" {
+		text += ", by " + l.By
+	}
+	if l.InForce {
+		text += ": in force"
+	}
+	return text
 }
 
 // newDeviceSwitchCommand makes "device disable" and "device enable".

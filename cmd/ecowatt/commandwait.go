@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"time"
+
+	"ecowatt/cloud/api"
+	"ecowatt/cloud/command"
+)
+
+// How a command is posted and waited for.
+const (
+	postTries   = 3
+	postPause   = time.Second
+	commandLook = 250 * time.Millisecond // between two looks at what has become of it
+)
+
+// postOnce posts in and decodes the answer into out, again where the cloud is away
+// for a moment: under a key of its own, so that it takes effect once.
+func (c *client) postOnce(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encoding a request: %w", err)
+	}
+	id, err := command.NewID(rand.Reader)
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		err := c.callKeyed(ctx, http.MethodPost, path, body, id.String(), out)
+		if err == nil || try == postTries || !passing(err) || !pause(ctx, postPause) {
+			return err
+		}
+	}
+}
+
+// pause waits, and reports whether ctx has not ended meanwhile.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func open(c api.Command) bool { return command.State(c.State).Open() }
+
+// waitCommand tells each state of a command as it comes, until it is known how it
+// ended.
+func (a *app) waitCommand(ctx context.Context, cloud *client, c api.Command) (api.Command, error) {
+	told := ""
+	for {
+		if c.State != told {
+			told = c.State
+			fmt.Fprintf(a.stderr, "%s  %s  %s\n", localTime(time.Now()), c.ID, oneLine(stateText(c)))
+		}
+		if !open(c) {
+			return c, nil
+		}
+		if !pause(ctx, commandLook) {
+			return c, ctx.Err()
+		}
+		var now api.Command
+		err := cloud.get(ctx, commandPath(c.ID), nil, &now)
+		if err == nil {
+			c = now
+		} else if !passing(err) {
+			return c, err
+		}
+	}
+}
+
+func orderPath(id string) string { return "/api/v1/orders/" + url.PathEscape(id) }
+
+// orderGroup places an order for a group.
+func (a *app) orderGroup(ctx context.Context, cloud *client, r *commandRequest, path string, body api.NewCommand) error {
+	var o api.CommandOrder
+	if err := cloud.postOnce(ctx, path, body, &o); err != nil {
+		return err
+	}
+	if r.wait {
+		var err error
+		if o, err = a.waitOrder(ctx, cloud, o); err != nil {
+			return err
+		}
+	}
+	if err := a.printOrder(o, r.json); err != nil {
+		return err
+	}
+	if done := o.Counts[string(command.Succeeded)]; r.wait && done < len(o.Devices) {
+		return fmt.Errorf("order %s: %d of %d devices have done it", o.ID, done, len(o.Devices))
+	}
+	return nil
+}
+
+// waitOrder tells each state of each device as it comes, until all have ended.
+func (a *app) waitOrder(ctx context.Context, cloud *client, o api.CommandOrder) (api.CommandOrder, error) {
+	told := map[string]string{}
+	for {
+		waiting := false
+		for _, x := range o.Devices {
+			if x.Command == nil {
+				continue
+			}
+			waiting = waiting || open(*x.Command)
+			if told[x.Device] != x.Command.State {
+				told[x.Device] = x.Command.State
+				fmt.Fprintf(a.stderr, "%s  %s  %s\n", localTime(time.Now()), oneLine(x.Device), oneLine(stateText(*x.Command)))
+			}
+		}
+		if !waiting {
+			return o, nil
+		}
+		if !pause(ctx, commandLook) {
+			return o, ctx.Err()
+		}
+		var now api.CommandOrder
+		err := cloud.get(ctx, orderPath(o.ID), nil, &now)
+		if err == nil {
+			o = now
+		} else if !passing(err) {
+			return o, err
+		}
+	}
+}
+
+func (a *app) printOrder(o api.CommandOrder, asJSON bool) error {
+	if asJSON {
+		return printJSON(a.stdout, o)
+	}
+	fmt.Fprintln(a.stdout, oneLine(fmt.Sprintf("order %s for group %s by %s: %s", o.ID, o.Group, o.By, orderText(o))))
+	t := newTable("DEVICE<", "STATE<", "CODE<", "TEXT<", "COMMAND<")
+	for _, x := range o.Devices {
+		if c := x.Command; c != nil {
+			t.add(x.Device, c.State, orMissing(c.Code), orMissing(c.Text), c.ID)
+		} else {
+			t.add(x.Device, "refused", x.Refused.Code, x.Refused.Text, missing)
+		}
+	}
+	return t.render(a.stdout)
+}
+
+// orderText says what was ordered, of whichever inverter.
+func orderText(o api.CommandOrder) string {
+	args := maps.Clone(o.Arguments)
+	if args["inverter"] == "" {
+		args["inverter"] = "its inverter"
+	}
+	return taskText(o.Action, args)
+}
