@@ -53,7 +53,8 @@ type InverterStatus struct {
 	Name      string  `json:"name"`
 	State     string  `json:"state"` // "starting", "answering" or "away"
 	SampleAge float64 `json:"sample_age_s"`
-	Failures  int     `json:"failures"` // in a row
+	Failures  int     `json:"failures"`         // in a row
+	Frozen    bool    `json:"frozen,omitempty"` // what is read does not change, though it should
 	Error     string  `json:"error,omitempty"`
 }
 
@@ -162,16 +163,16 @@ func (d *device) status() Status {
 		},
 	}
 	if line.Exchanged {
-		s.Uplink.ExchangeAge = (now - line.Last).Seconds()
+		s.Uplink.ExchangeAge = max(now-line.Last, 0).Seconds() // it may be of this moment
 	}
 	if line.Err != nil {
 		s.Uplink.Error = line.Err.Error()
 	}
 	for _, p := range d.pollers {
 		x := p.Status()
-		in := InverterStatus{Name: x.Name, State: x.State.String(), SampleAge: never, Failures: x.Failures, Error: x.LastError}
+		in := InverterStatus{Name: x.Name, State: x.State.String(), SampleAge: never, Failures: x.Failures, Frozen: x.Frozen, Error: x.LastError}
 		if x.LastSample >= 0 {
-			in.SampleAge = float64(now.Milliseconds()-x.LastSample) / 1000
+			in.SampleAge = float64(max(now.Milliseconds()-x.LastSample, 0)) / 1000
 		}
 		s.Inverters = append(s.Inverters, in)
 	}

@@ -58,6 +58,7 @@ type Profile struct {
 	Gap       int  // most registers nobody asked for that a read may carry along; 0 … MaxGap
 	Timing    Timing
 	Sleeping  Sleeping
+	Heartbeat Heartbeat
 	Registers []Register
 	Texts     []Text
 
@@ -102,6 +103,23 @@ type Sleeping struct {
 	Point  string
 	Values []int64 // raw
 }
+
+// Heartbeat is registers that change as long as readings are fresh, as a clock
+// does. The zero Heartbeat is none.
+type Heartbeat struct {
+	Table   Table
+	Address uint16
+	Words   int // 1 … MaxHeartbeat
+}
+
+// MaxHeartbeat is the most words of a heartbeat.
+const MaxHeartbeat = 8
+
+// Given reports whether there is one.
+func (h Heartbeat) Given() bool { return h.Words > 0 }
+
+// Read is what brings the heartbeat.
+func (h Heartbeat) Read() Read { return Read{h.Table, h.Address, uint16(h.Words)} }
 
 // Text is a string that an inverter holds: two characters in a word, the first
 // one in the high byte.

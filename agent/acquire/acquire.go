@@ -72,6 +72,7 @@ type Poller struct {
 
 	read  bool // the texts, since the inverter was away; a refusal counts
 	still stillness
+	pulse pulse
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -165,7 +166,7 @@ func (p *Poller) Poll(ctx context.Context, now int64) []Batch {
 		first += n
 	}
 	if after.State == Away {
-		p.read = false // it may be another one when it is back
+		p.read, p.still, p.pulse = false, stillness{}, pulse{} // it may be another one when it is back
 		for _, g := range p.groups {
 			g.read = false
 		}

@@ -46,6 +46,7 @@ type Status struct {
 	State      State
 	Since      int64  // when State began
 	Partial    bool   // the last poll did not bring everything that was asked for
+	Frozen     bool   // the inverter tells the same all the time: see stillness
 	LastSample int64  // when the last sample was taken
 	LastError  string // of the last poll; empty if all went well
 	Failures   int    // polls in a row that brought nothing
@@ -72,7 +73,7 @@ func (s Status) after(now int64, r round, known int) Status {
 	if read {
 		s.Failures = 0
 	} else {
-		state = Away
+		state, s.Frozen = Away, false
 		s.Failures++
 	}
 	if s.State != state {

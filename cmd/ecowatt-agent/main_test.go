@@ -207,6 +207,7 @@ buffer    12 samples and 0 messages wait, 4 KiB
 			Inverters: []agent.InverterStatus{
 				{Name: "east", State: "away", SampleAge: 10_000, Failures: 9, Error: "connection\n\x1b[31mrefused"},
 				{Name: "west", State: "starting", SampleAge: -1},
+				{Name: "south", State: "answering", SampleAge: 3, Frozen: true},
 			},
 			Buffer: agent.BufferStatus{Samples: 7, Messages: 3, Bytes: 64 << 20, Dropped: 5, Failing: true},
 			Uplink: agent.UplinkStatus{State: "no session", ExchangeAge: -1, NextIn: 0, Failures: 1, Error: "no answer from the cloud"},
@@ -219,6 +220,7 @@ clock     not known before the first exchange
 inverter  east away, last sample 2.8 h ago, 9 failures in a row
           connection ` + "\ufffd" + `[31mrefused
 inverter  west starting, last sample never
+inverter  south answering with values that do not change, last sample 3 s ago
 buffer    7 samples and 3 messages wait, 65536 KiB, 5 samples were given up for lack of room, it cannot be written
 `},
 	} {

@@ -31,11 +31,18 @@ func printStatus(w io.Writer, s agent.Status) error {
 		line("clock", "not known before the first exchange")
 	}
 	for _, in := range s.Inverters {
-		line("inverter", "%s %s, last sample %s%s", in.Name, in.State, ago(in.SampleAge), failures(in.Failures))
+		line("inverter", "%s %s%s, last sample %s%s", in.Name, in.State, frozen(in), ago(in.SampleAge), failures(in.Failures))
 		trouble(in.Error)
 	}
 	line("buffer", "%d samples and %d messages wait, %d KiB%s", s.Buffer.Samples, s.Buffer.Messages, s.Buffer.Bytes>>10, bufferTrouble(s.Buffer))
 	return t.Flush()
+}
+
+func frozen(in agent.InverterStatus) string {
+	if in.Frozen {
+		return " with values that do not change"
+	}
+	return ""
 }
 
 func failures(n int) string {

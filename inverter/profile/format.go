@@ -35,6 +35,9 @@ func Format(p inverter.Profile) []byte {
 	if s := p.Sleeping; s.Point != "" {
 		line("sleeping", flow("point", strconv.Quote(s.Point), "values", list(s.Values)))
 	}
+	if h := p.Heartbeat; h.Given() {
+		line("heartbeat", flow("address", fmt.Sprint(h.Address), "table", other(h.Table.String(), inverter.Holding.String()), "words", fmt.Sprint(h.Words)))
+	}
 	line("registers", "")
 	for _, t := range p.Texts {
 		fmt.Fprintf(&b, "  - %s\n", flow("point", strconv.Quote(t.Name), "type", "string", "address", fmt.Sprint(t.Address),

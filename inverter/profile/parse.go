@@ -80,7 +80,7 @@ func (r *reader) complain(at *yaml.Node, field, form string, args ...any) {
 
 func (r *reader) profile(root *yaml.Node) inverter.Profile {
 	m := r.mapping(root, "", "format", "name", "title", "source", "trust", "unit", "block_limit", "gap_limit",
-		"connect_delay", "request_gap", "timeout", "write_function", "sleeping", "registers")
+		"connect_delay", "request_gap", "timeout", "write_function", "sleeping", "heartbeat", "registers")
 	if m.node == nil {
 		return inverter.Profile{}
 	}
@@ -118,7 +118,26 @@ func (r *reader) profile(root *yaml.Node) inverter.Profile {
 		r.proof(item, fmt.Sprintf("registers[%d].write.proof", i), p)
 	}
 	p.Sleeping = r.sleeping(m, p)
+	p.Heartbeat = r.heartbeat(m)
 	return p
+}
+
+// heartbeat reads which registers change as long as readings are fresh.
+func (r *reader) heartbeat(top mapping) inverter.Heartbeat {
+	m, ok := top.mapping("heartbeat", "address", "table", "words")
+	if !ok {
+		return inverter.Heartbeat{}
+	}
+	m.require("address")
+	h := inverter.Heartbeat{
+		Table:   choose(m, "table", inverter.Holding, inverter.Input),
+		Address: uint16(m.integer("address", 0, 0, math.MaxUint16)),
+		Words:   int(m.integer("words", 1, 1, inverter.MaxHeartbeat)),
+	}
+	if int(h.Address)+h.Words > math.MaxUint16+1 {
+		r.complain(m.node, "heartbeat", "it ends beyond 65535")
+	}
+	return h
 }
 
 // point reads one item of the list of registers into p.
