@@ -1,6 +1,7 @@
 // Package agent puts the parts of the device together: it samples the
 // inverters (agent/acquire), keeps every sample and message on disk
-// (agent/buffer), and once per upload slot talks to the cloud (agent/uplink).
+// (agent/buffer), and once per upload slot talks to the cloud (agent/uplink),
+// which says how (agent/config).
 //
 // One goroutine polls each inverter and one talks to the cloud; they meet at
 // the buffer, behind one mutex. A sample leaves the buffer only when an

@@ -5,8 +5,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -41,6 +44,8 @@ type cloud struct {
 	blocks   []wire.TelemetryBlock     // in the order in which they were stored
 	logs     []wire.LogEntry
 	stock    []wire.Inventory
+	config   *wire.ConfigUpdate // stands in every answer until it is settled
+	acks     []wire.ConfigAck
 	requests []wire.Request
 	under    []key.Epoch   // with which key each of them came
 	changed  chan struct{} // closed and made anew at each request
@@ -131,6 +136,34 @@ func (c *cloud) setAway(away bool) {
 	c.away = away
 }
 
+// setConfig makes an update of the configuration.
+func (c *cloud) setConfig(revision uint64, parameters map[string]any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.config = &wire.ConfigUpdate{Revision: revision, Parameters: parameters}
+}
+
+// told returns what the device told of its configuration, a line for each time.
+func (c *cloud) told() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var lines []string
+	for _, a := range c.acks {
+		line := fmt.Sprint(a.Revision)
+		for _, name := range a.Accepted {
+			line += " +" + name
+		}
+		for _, name := range slices.Sorted(maps.Keys(a.Rejected)) {
+			line += " -" + name + "=" + a.Rejected[name].Code
+		}
+		for _, name := range a.Unchanged {
+			line += " =" + name
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
 func refuse(code wire.Code) (uplink.Reply, error) {
 	return uplink.Reply{Status: code.HTTPStatus(), Body: wire.ErrorMessage{Code: code}.Append(nil)}, nil
 }
@@ -204,6 +237,7 @@ func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
 			results[i].Status = c.store(m)
 		}
 	}
+	a.Config = c.config
 	if becomes == forgotten {
 		return uplink.Reply{}, errLost
 	}
@@ -245,7 +279,14 @@ func (c *cloud) store(m wire.Message) wire.Status {
 		var v wire.Inventory
 		v, err = wire.DecodeInventory(m.Body)
 		c.stock = append(c.stock, v)
-	case wire.KindConfigAck, wire.KindCommandResult, wire.KindFotaStatus:
+	case wire.KindConfigAck:
+		var a wire.ConfigAck
+		a, err = wire.DecodeConfigAck(m.Body)
+		c.acks = append(c.acks, a)
+		if c.config != nil && a.Revision == c.config.Revision {
+			c.config = nil
+		}
+	case wire.KindCommandResult, wire.KindFotaStatus:
 		c.t.Errorf("a message of kind %v", m.Kind)
 	}
 	if err != nil {

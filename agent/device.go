@@ -6,15 +6,18 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ecowatt"
 	"ecowatt/agent/acquire"
 	"ecowatt/agent/buffer"
+	"ecowatt/agent/config"
 	"ecowatt/agent/identity"
 	"ecowatt/agent/uplink"
 	"ecowatt/internal/disk"
 	"ecowatt/key"
+	"ecowatt/parameter"
 	"ecowatt/wire"
 )
 
@@ -36,6 +39,7 @@ type parts struct {
 // device is a running agent, without its status socket.
 type device struct {
 	parts
+	level   slog.LevelVar
 	logger  *slog.Logger
 	reports *reports
 	queue   *queue
@@ -43,16 +47,22 @@ type device struct {
 	keys    *keyKeeper
 	uplink  *uplink.Uplink
 	pollers []*acquire.Poller
+	wanted  []chan polling // capacity 1; for each poller, what it is to go on with
+	inForce atomic.Pointer[ConfigStatus]
 
 	// Only talk touches what follows.
-	pending []buffer.Message // to be put into the queue
-	away    time.Duration    // since when the cloud does not answer; 0 while it does
+	config     *config.Keeper
+	slotLength time.Duration
+	ack        ackWaiting
+	pending    []buffer.Message // to be put into the queue
+	away       time.Duration    // since when the cloud does not answer; 0 while it does
 }
 
 // newDevice opens the buffer and makes what works on it. It starts nothing.
 func newDevice(p parts) (*device, error) {
 	d := &device{parts: p, reports: &reports{}}
-	d.logger = newLogger(p.log, p.settings.LogLevel, d.reports, p.now)
+	d.level.Set(p.settings.LogLevel)
+	d.logger = newLogger(p.log, &d.level, d.reports, p.now)
 	for _, torn := range p.identity.Torn {
 		d.logger.Warn("a key file is passed over", "code", codeSlotTorn, "file", torn)
 	}
@@ -68,13 +78,16 @@ func newDevice(p parts) (*device, error) {
 			return nil, err
 		}
 		d.pollers = append(d.pollers, poller)
+		d.wanted = append(d.wanted, make(chan polling, 1))
 	}
+	d.openConfig()
+	d.slotLength = config.Seconds(d.config.Values()[parameter.UploadInterval])
 	var err error
 	newest, fallback := p.identity.First()
 	d.uplink, err = uplink.New(uplink.Options{
 		Transport: p.transport, Credential: uplink.Credential(newest), Fallback: (*uplink.Credential)(fallback),
 		Boot: p.boot, Now: p.now, Clock: d.clock.restored(now),
-		Interval: p.settings.UploadInterval, Random: p.random, Logger: d.logger,
+		Interval: d.slotLength, Random: p.random, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err
@@ -93,7 +106,8 @@ func newDevice(p parts) (*device, error) {
 		return nil, err
 	}
 	d.queue = newQueue(b, d.logger)
-	d.putPending()
+	d.apply()
+	d.tellConfig(d.config.Answer())
 	return d, nil
 }
 
@@ -114,7 +128,7 @@ func (d *device) loops() []func(context.Context) error {
 	}
 	for i, p := range d.pollers {
 		in := d.settings.Inverters[i]
-		loops = append(loops, func(ctx context.Context) error { return d.poll(ctx, p, in) })
+		loops = append(loops, func(ctx context.Context) error { return d.poll(ctx, p, in, d.wanted[i]) })
 	}
 	return loops
 }

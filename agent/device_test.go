@@ -124,7 +124,7 @@ func simSettings(t *testing.T) Settings {
 		CloudURL:         "http://cloud",
 		Inverters:        []InverterSettings{{Name: "inv1", Unit: 17, Profile: p, Points: []string{"vac1", "pac"}}},
 		SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second,
-		BufferLimit: 64 << 20, LogLevel: slog.LevelDebug, Hardware: "test",
+		BufferLimit: 64 << 20, LogLevel: slog.LevelDebug, Hardware: "test", Compression: "best", NightMode: "slow",
 	}
 }
 
@@ -537,9 +537,9 @@ func TestInventoryAndFirmware(t *testing.T) {
 		r.runFor(time.Hour)
 		r.restart()
 		r.runFor(time.Hour)
-		points := []ecowatt.Point{
-			{Name: "vac1", Unit: "V", Exponent: -1},
-			{Name: "pac", Unit: "W"},
+		var points []ecowatt.Point // all that there is to read
+		for _, register := range r.parts.settings.Inverters[0].Profile.Registers {
+			points = append(points, register.Point)
 		}
 		want := wire.Inventory{AgentVersion: ecowatt.Version, Hardware: "test", ControlAllowed: true, Inverters: map[string]wire.Inverter{
 			"inv1": {Profile: "ecowatt-sim", ProfileVersion: ecowatt.Version, Points: points},

@@ -90,9 +90,19 @@ func (d *device) newPoller(in InverterSettings) (*acquire.Poller, error) {
 
 // poll samples one inverter until ctx ends. A sample that cannot be kept is
 // lost, and told by the queue; sampling goes on.
-func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSettings) error {
+func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSettings, wanted chan polling) error {
 	told := p.Found()
-	for sleep(ctx, p.Next(d.now().Milliseconds())) {
+	for {
+		w, changed, ok := sleepOr(ctx, p.Next(d.now().Milliseconds()), wanted)
+		if !ok {
+			return nil
+		}
+		if changed {
+			if err := p.Change(w.points, w.interval, w.full); err != nil {
+				d.logger.Error("an inverter cannot be polled as the configuration says", "code", "config_not_polled", "inverter", in.Name, "error", err)
+			}
+			continue
+		}
 		batches := p.Poll(ctx, d.now().Milliseconds())
 		if found := p.Found(); found.Changes != told.Changes && d.tellInventory(found.Layout != told.Layout) {
 			told = found
@@ -101,7 +111,6 @@ func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSetting
 			d.queue.add(buffer.Reading{Inverter: in.Name, Points: batch.Points, Boot: d.boot, Sample: batch.Sample}, d.now())
 		}
 	}
-	return nil
 }
 
 // tellInventory sends the inventory once more, with what the inverters are known

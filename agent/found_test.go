@@ -186,7 +186,7 @@ func TestFoundCannotBeRead(t *testing.T) {
 		if log := r.log.String(); !strings.Contains(log, "what the inverter was found to be cannot be read") || !strings.Contains(log, "point_unknown") {
 			t.Errorf("log:\n%s", log)
 		}
-		if s := r.story(); !slices.Contains(s, "sunspec serial=A100 points=1 pac=-1") {
+		if s := r.story(); !slices.Contains(s, "sunspec serial=A100 points=17 pac=-1 limited") {
 			t.Errorf("the cloud was told %q", s)
 		}
 	})

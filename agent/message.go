@@ -118,10 +118,8 @@ func encodeInventory(s Settings, found map[string]acquire.Found, random io.Reade
 			Profile: f.Profile.Name, ProfileVersion: ecowatt.Version, // profiles come with the program
 			Serial: f.Texts[inverter.Serial], Model: f.Texts[inverter.Model],
 		}
-		for _, point := range f.Points {
-			if r, ok := f.Profile.Register(point); ok {
-				x.Points = append(x.Points, r.Point)
-			}
+		for _, r := range f.Profile.Registers { // also those that are not read now
+			x.Points = append(x.Points, r.Point)
 		}
 		v.Inverters[name] = x
 	}

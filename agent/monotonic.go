@@ -45,6 +45,26 @@ func monotonic() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
+// sleepOr waits for d, or for what is in c, which goes first and is returned with
+// got; ok is false when ctx ends before that, or has ended already.
+func sleepOr[T any](ctx context.Context, d time.Duration, c <-chan T) (v T, got, ok bool) {
+	select {
+	case v = <-c:
+		return v, true, ctx.Err() == nil
+	default:
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return v, false, false
+	case v = <-c:
+		return v, true, ctx.Err() == nil
+	case <-t.C:
+		return v, false, ctx.Err() == nil
+	}
+}
+
 // sleep waits for d; false when ctx ends before that, or has ended already.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

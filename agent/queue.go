@@ -20,6 +20,7 @@ const flushRetry = 5 * time.Second
 type queue struct {
 	logger *slog.Logger
 	added  chan struct{} // capacity 1; something was added since flushing looked
+	sooner chan struct{} // capacity 1; the flush interval is another one since flushing looked
 
 	mu      sync.Mutex // guards what follows
 	b       *buffer.Buffer
@@ -27,7 +28,7 @@ type queue struct {
 }
 
 func newQueue(b *buffer.Buffer, logger *slog.Logger) *queue {
-	return &queue{logger: logger, added: make(chan struct{}, 1), b: b}
+	return &queue{logger: logger, added: make(chan struct{}, 1), sooner: make(chan struct{}, 1), b: b}
 }
 
 // do does something with the buffer that may write to it. That it fails is told
@@ -53,10 +54,23 @@ func (q *queue) add(r buffer.Reading, now time.Duration) {
 	if q.do(true, func(b *buffer.Buffer) error { return b.Add(r, now) }) != nil {
 		return
 	}
+	notify(q.added)
+}
+
+// notify leaves a note in a channel of capacity 1, unless there is one.
+func notify(c chan<- struct{}) {
 	select {
-	case q.added <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
+}
+
+// setFlushInterval changes for how long a sample may wait for its fsync.
+func (q *queue) setFlushInterval(d time.Duration) {
+	q.mu.Lock()
+	q.b.SetFlushInterval(d)
+	q.mu.Unlock()
+	notify(q.sooner)
 }
 
 // flushing syncs what was added in time, until ctx ends.
@@ -72,8 +86,9 @@ func (q *queue) flushing(ctx context.Context, now func() time.Duration) error {
 			}
 			continue
 		}
-		if !sleep(ctx, at-now()) {
-			return nil
+		_, changed, ok := sleepOr(ctx, at-now(), q.sooner)
+		if !ok || changed {
+			continue
 		}
 		if q.do(false, func(b *buffer.Buffer) error { return b.Flush(now()) }) != nil {
 			sleep(ctx, flushRetry)

@@ -65,7 +65,7 @@ func (r *reports) take() (entries []report, dropped int) {
 
 // newLogger makes the agent's logger: records of level and above go to w as
 // text, and those with a code also into reports, from info on.
-func newLogger(w io.Writer, level slog.Level, r *reports, now func() time.Duration) *slog.Logger {
+func newLogger(w io.Writer, level slog.Leveler, r *reports, now func() time.Duration) *slog.Logger {
 	text := slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
 	return slog.New(reportHandler{text: text, reports: r, now: now})
 }
@@ -158,6 +158,9 @@ func levelOf(l slog.Level) wire.Level {
 	}
 	return wire.LevelDebug
 }
+
+// levelWord is the word for a level, as the settings have it.
+func levelWord(l slog.Level) string { return strings.ToLower(l.String()) }
 
 // encodeReports makes messages of reports, each of which fits into leastRoom.
 // wall gives the time of a time since boot, 0 where it is not known.

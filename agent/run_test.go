@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -310,7 +311,7 @@ func TestEnrollRefuses(t *testing.T) {
 func TestClockFile(t *testing.T) {
 	dir := t.TempDir()
 	boot, log := wire.BootID{1}, &lockedBuffer{}
-	logger := newLogger(log, 0, &reports{}, monotonic)
+	logger := newLogger(log, new(slog.LevelVar), &reports{}, monotonic)
 	open := func(text string) *clockKeeper {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, ClockFile), []byte(text), 0o600); err != nil {

@@ -16,8 +16,10 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"ecowatt"
+	"ecowatt/agent/config"
 	"ecowatt/agent/identity"
 	"ecowatt/inverter/profile"
+	"ecowatt/parameter"
 )
 
 // What the installer puts into the gateway's folder: the settings, and a folder
@@ -62,6 +64,11 @@ var ErrNoSettings = errors.New("there are no settings")
 //	flush_interval     longest time in s that a sample waits for its fsync, 0 … 600; 10 if not given
 //	buffer_limit_mib   largest size of the buffer on disk; 64 if not given
 //	log_level          debug, info (if not given), warn or error
+//	compression        none, fast or best (if not given)
+//	payload_cap        largest telemetry message in bytes, 0 (none, if not given) or 256 … 65536
+//	aggregation_window s that are sent as one mean, minimum and maximum, 0 (none, if not given) … 3600
+//	night_mode         how an inverter is polled that sleeps or is away: slow (if not given) or full
+//	fixed              the names of parameters that the cloud may not change, see docs/configuration.md
 //	allow_control      whether the inverters may be written; false if not given
 //	hardware           what the gateway is, for people
 type Settings struct {
@@ -72,8 +79,15 @@ type Settings struct {
 	FlushInterval    time.Duration // longest time a sample may wait for its fsync; 0 … 10 min
 	BufferLimit      int64         // largest size of the buffer, bytes
 	LogLevel         slog.Level
-	AllowControl     bool   // whether the inverter may be written at all
-	Hardware         string // what the gateway is, for the inventory
+
+	Compression       string        // "none", "fast" or "best"
+	PayloadCap        int64         // bytes; 0 for none
+	AggregationWindow time.Duration // 0 for none
+	NightMode         string        // "slow" or "full"
+	Fixed             []string      // names of parameters that the cloud may not change
+
+	AllowControl bool   // whether the inverter may be written at all
+	Hardware     string // what the gateway is, for the inventory
 }
 
 // settingsFile is the file as it stands.
@@ -85,8 +99,15 @@ type settingsFile struct {
 	FlushInterval    *float64       `yaml:"flush_interval"`
 	BufferLimit      *int64         `yaml:"buffer_limit_mib"`
 	LogLevel         string         `yaml:"log_level"`
-	AllowControl     bool           `yaml:"allow_control"`
-	Hardware         string         `yaml:"hardware"`
+
+	Compression       any      `yaml:"compression"`
+	PayloadCap        any      `yaml:"payload_cap"`
+	AggregationWindow any      `yaml:"aggregation_window"`
+	NightMode         any      `yaml:"night_mode"`
+	Fixed             []string `yaml:"fixed"`
+
+	AllowControl bool   `yaml:"allow_control"`
+	Hardware     string `yaml:"hardware"`
 }
 
 // leastSettings is a settings file with all that must be there.
@@ -185,6 +206,9 @@ func (file settingsFile) check(profiles profile.Set) (Settings, error) {
 	if s.LogLevel, err = parseLevel(file.LogLevel); err != nil {
 		return Settings{}, fmt.Errorf("log_level: %w", err)
 	}
+	if err := file.parameters(&s); err != nil {
+		return Settings{}, err
+	}
 	if len(s.Hardware) > ecowatt.MaxNameLength || strings.ContainsFunc(s.Hardware, unicode.IsControl) {
 		return Settings{}, fmt.Errorf("hardware: longer than %d bytes, or with control characters", ecowatt.MaxNameLength)
 	}
@@ -192,6 +216,36 @@ func (file settingsFile) check(profiles profile.Set) (Settings, error) {
 		return Settings{}, err
 	}
 	return s, nil
+}
+
+// parameters reads the settings that are written as the cloud writes them.
+func (file settingsFile) parameters(s *Settings) error {
+	values := parameter.Values{}
+	for name, given := range map[string]any{
+		parameter.Compression: file.Compression, parameter.PayloadCap: file.PayloadCap,
+		parameter.AggregationWindow: file.AggregationWindow, parameter.NightMode: file.NightMode,
+	} {
+		spec, _ := parameter.Find(name)
+		if given == nil {
+			given = spec.Default
+		}
+		v, problem := spec.Check(given)
+		if problem != nil {
+			return problem
+		}
+		values[name] = v
+	}
+	for _, name := range file.Fixed {
+		if _, ok := parameter.Find(name); !ok {
+			return fmt.Errorf("fixed: there is no parameter %.40q", name)
+		}
+	}
+	s.Compression, _ = values[parameter.Compression].(string)
+	s.PayloadCap, _ = values[parameter.PayloadCap].(int64)
+	s.AggregationWindow = config.Seconds(values[parameter.AggregationWindow])
+	s.NightMode, _ = values[parameter.NightMode].(string)
+	s.Fixed = file.Fixed
+	return nil
 }
 
 func seconds(name string, given *float64, byDefault, least, most time.Duration) (time.Duration, error) {

@@ -31,7 +31,7 @@ func TestParseSettings(t *testing.T) {
 	}{
 		{"least", simInverter, Settings{
 			Inverters:        []InverterSettings{{Name: "inv1", Connect: modbus.Endpoint{Kind: modbus.KindTCP, Address: "192.168.1.20:502"}, Unit: 17, Profile: sim, Points: sim.PointNames()}},
-			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, LogLevel: slog.LevelInfo,
+			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, LogLevel: slog.LevelInfo, Compression: "best", NightMode: "slow",
 		}},
 		{"everything", `
 cloud_url: http://127.0.0.1:8080/
@@ -50,6 +50,11 @@ upload_interval: 15
 flush_interval: 0
 buffer_limit_mib: 1
 log_level: debug
+compression: none
+payload_cap: 2048
+aggregation_window: 60
+night_mode: full
+fixed: [log_level, upload_interval]
 allow_control: true
 hardware: demo
 `, Settings{
@@ -60,6 +65,7 @@ hardware: demo
 			},
 			SamplingInterval: 2500 * time.Millisecond, UploadInterval: 15 * time.Second, BufferLimit: 1 << 20,
 			LogLevel: slog.LevelDebug, AllowControl: true, Hardware: "demo",
+			Compression: "none", PayloadCap: 2048, AggregationWindow: time.Minute, NightMode: "full", Fixed: []string{"log_level", "upload_interval"},
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -104,6 +110,12 @@ func TestParseSettingsRefuses(t *testing.T) {
 		{"buffer too small", with("buffer_limit_mib: 0"), "buffer_limit_mib: 0 is not within 1 and 1048576"},
 		{"buffer too large", with("buffer_limit_mib: 1048577"), "buffer_limit_mib: "},
 		{"level", with("log_level: info+2"), `log_level: "info+2" is none of debug, info, warn and error`},
+		{"compression", with("compression: zip"), `compression: "zip" is none of none, fast, best`},
+		{"compression a number", with("compression: 1"), "compression: 1 is not a word"},
+		{"cap too small", with("payload_cap: 100"), "payload_cap: 100 is not in 0, 256 … 65536 byte"},
+		{"window", with("aggregation_window: 1.5"), "aggregation_window: 1.5 is not a whole number"},
+		{"night", with("night_mode: dark"), "night_mode: "},
+		{"fixed", with("fixed: [sampling]"), `fixed: there is no parameter "sampling"`},
 		{"control", with("allow_control: perhaps"), "line 4"},
 		{"hardware too long", with("hardware: " + strings.Repeat("x", 65)), "hardware: "},
 		{"hardware in colour", with(`hardware: "\e[31m"`), "hardware: "},

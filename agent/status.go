@@ -40,6 +40,7 @@ type Status struct {
 	Inverters []InverterStatus `json:"inverters"`
 	Buffer    BufferStatus     `json:"buffer"`
 	Uplink    UplinkStatus     `json:"uplink"`
+	Config    ConfigStatus     `json:"configuration"`
 }
 
 // ClockStatus is what the agent knows of the time.
@@ -161,6 +162,9 @@ func (d *device) status() Status {
 		Uplink: UplinkStatus{
 			State: line.State.String(), ExchangeAge: never, NextIn: max(line.Next-now, 0).Seconds(), Failures: line.Failures,
 		},
+	}
+	if c := d.inForce.Load(); c != nil {
+		s.Config = *c
 	}
 	if line.Exchanged {
 		s.Uplink.ExchangeAge = max(now-line.Last, 0).Seconds() // it may be of this moment

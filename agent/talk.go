@@ -32,12 +32,15 @@ func (d *device) slot(ctx context.Context) {
 	if d.uplink.Clock().Known() {
 		d.report() // so that it lasts, whether the cloud is there or not
 	}
-	for range maxRequests {
-		more, err := d.exchange(ctx)
+	for i := range maxRequests {
+		more, err := d.exchange(ctx, i == 0)
 		if ctx.Err() != nil || errors.Is(err, uplink.ErrNotDue) {
 			break
 		}
 		d.noteContact(err)
+		if err != nil {
+			d.noteAttempt(err, false)
+		}
 		if !more || !sleep(ctx, pace) {
 			break
 		}
@@ -68,8 +71,9 @@ func (d *device) putPending() {
 
 // exchange makes one attempt, and returns whether another one is worth it at once.
 // Samples and log become messages when the session stands, for then the time is
-// known. In a recovery session all of them stay.
-func (d *device) exchange(ctx context.Context) (more bool, err error) {
+// known. In a recovery session all of them stay. begins is whether the attempt
+// begins a slot.
+func (d *device) exchange(ctx context.Context, begins bool) (more bool, err error) {
 	var sent []buffer.Message
 	answer, err := d.uplink.Exchange(ctx, func(room int) (wire.Request, error) {
 		d.report()
@@ -91,13 +95,16 @@ func (d *device) exchange(ctx context.Context) (more bool, err error) {
 	}
 	ids := d.outcome(sent, answer.Results)
 	d.queue.settle(ids)
+	d.noteSettled(ids)
+	d.noteAttempt(nil, begins)
+	told := d.configure(answer.Config)
 	now := int64(0)
 	if wall := d.uplink.Clock().Wall(d.now()); wall != nil {
 		now = wall.At
 	}
 	rekeyed := d.keys.answered(answer.KeyOffer, now)
 	stats, _ := d.queue.stats()
-	return rekeyed || len(ids) > 0 && stats.Messages > 0, nil
+	return rekeyed || told || len(ids) > 0 && stats.Messages > 0, nil
 }
 
 // packAnyway is the number of samples that are packed even though there is

@@ -28,7 +28,7 @@ func Codes() []Code {
 }
 
 // Problem says what is wrong with the value of one parameter.
-type Problem struct {
+type Problem struct { //nolint:errname // it reads as what it is: parameter.Problem
 	Parameter string
 	Code      Code
 	Text      string // for people, without the name

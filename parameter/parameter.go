@@ -116,7 +116,7 @@ func specs() []Spec {
 		},
 		{
 			Name: NightMode, Type: Word, Words: []string{"slow", "full"}, Default: "slow",
-			Help: "How an inverter is polled that sleeps or does not answer: slow: once a minute at most, full: at every sampling interval.",
+			Help: "How an inverter is polled that sleeps or does not answer: slow about once a minute, full at every sampling interval.",
 		},
 	}
 }

@@ -66,6 +66,9 @@ func parseList(text string) []any {
 // Format writes a canonical value in the way that Parse reads.
 func Format(v any) string {
 	if list, ok := asList(v); ok {
+		if len(list) == 0 {
+			return "all" // what a device itself says of an inverter of which it reads everything
+		}
 		return strings.Join(names(list), ",")
 	}
 	inverters, ok := asMap(v)

@@ -42,6 +42,7 @@ type Inverter struct {
 	Profile  inverter.Profile
 	Points   []string      // names of what is read
 	Interval time.Duration // between two samples; whole ms, at least MinInterval
+	Full     bool          // polled at every interval, also while it sleeps or is away
 
 	// Find looks for what the inverter is, before it is read for the first time
 	// and whenever it is back; nil where Profile says it. With it, Profile is what
@@ -69,6 +70,7 @@ type Poller struct {
 
 	groups []*group // the points, by class; nil until it is known what is to be read
 	tick   int64    // the last one polled; −1 before
+	asleep bool     // as the inverter told last
 
 	read  bool // the texts, since the inverter was away; a refusal counts
 	still stillness
@@ -82,20 +84,17 @@ type Poller struct {
 // New returns a poller of in, which reads from source. now, like all times
 // here, is in ms on a clock that does not step; it is when the poller starts.
 func New(in Inverter, source Source, logger *slog.Logger, now int64) (*Poller, error) {
-	if in.Interval < MinInterval || in.Interval%time.Millisecond != 0 {
-		return nil, fmt.Errorf("inverter %s: a sampling interval of %v is not in whole ms or shorter than %v", in.Name, in.Interval, MinInterval)
+	if err := in.checkInterval(); err != nil {
+		return nil, err
 	}
 	found := Found{Profile: in.Profile, Points: in.Points}
 	var groups []*group
 	if in.Find != nil {
 		found.Points = pointsOf(in.Profile, in.Points)
 	} else {
-		if _, err := in.Profile.Plan(in.Points); err != nil {
-			return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
-		}
 		var err error
-		if groups, err = newGroups(in); err != nil {
-			return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+		if groups, err = in.groups(); err != nil {
+			return nil, err
 		}
 	}
 	return &Poller{
@@ -110,11 +109,42 @@ func New(in Inverter, source Source, logger *slog.Logger, now int64) (*Poller, e
 	}, nil
 }
 
+func (in Inverter) checkInterval() error {
+	if in.Interval < MinInterval || in.Interval%time.Millisecond != 0 {
+		return fmt.Errorf("inverter %s: a sampling interval of %v is not in whole ms or shorter than %v", in.Name, in.Interval, MinInterval)
+	}
+	return nil
+}
+
+// groups returns the groups of the points, all of which the profile must have.
+func (in Inverter) groups() ([]*group, error) {
+	if _, err := in.Profile.Plan(in.Points); err != nil {
+		return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+	}
+	groups, err := newGroups(in)
+	if err != nil {
+		return nil, fmt.Errorf("inverter %s: %w", in.Name, err)
+	}
+	return groups, nil
+}
+
 // Next returns how long to wait before the next Poll: until the next tick of
-// the interval's grid, or a later one while the inverter is away. Ticks that
-// passed meanwhile are left out, not made up for.
+// the interval's grid, or a later one while the inverter sleeps or is away and is
+// not to be polled fully. Ticks that passed meanwhile are left out, not made up
+// for.
 func (p *Poller) Next(now int64) time.Duration {
-	return time.Duration(next(now, period(p.interval, p.Status().Failures))) * time.Millisecond
+	return time.Duration(next(now, p.period())) * time.Millisecond
+}
+
+// period is the time between two polls, in ms.
+func (p *Poller) period() int64 {
+	switch {
+	case p.inverter.Full:
+		return p.interval
+	case p.asleep:
+		return asleepPeriod(p.interval)
+	}
+	return period(p.interval, p.Status().Failures)
 }
 
 // Status tells how the inverter is.
@@ -191,15 +221,17 @@ func (p *Poller) due() []*group {
 // that are known.
 func (p *Poller) decode(r round, due []*group) (batches []Batch, known int) {
 	values := make([][]ecowatt.Value, len(due))
-	asleep, first := false, 0
+	first := 0
 	for i, g := range due {
 		n := len(g.plan.Reads())
 		values[i] = g.plan.Decode(r.words[first : first+n])
-		asleep = asleep || g.asleep(p.Found().Profile.Sleeping, values[i])
+		if asleep, told := g.asleep(p.Found().Profile.Sleeping, values[i]); told {
+			p.asleep = asleep
+		}
 		first += n
 	}
 	for i, g := range due {
-		if n := g.judge(values[i], asleep); n > 0 {
+		if n := g.judge(values[i], p.asleep); n > 0 {
 			known += n
 			batches = append(batches, Batch{Points: g.points, Sample: ecowatt.Sample{At: p.tick * p.interval, Values: values[i]}})
 		}
@@ -212,7 +244,7 @@ func (p *Poller) decode(r round, due []*group) (batches []Batch, known int) {
 func (p *Poller) begin(now int64) uint64 {
 	tick, last := tickOf(now, p.interval), p.tick
 	p.tick = tick
-	if last < 0 || period(p.interval, p.Status().Failures) > p.interval || tick <= last {
+	if last < 0 || p.period() > p.interval || tick <= last {
 		return 0
 	}
 	return uint64(tick - last - 1)

@@ -2,14 +2,17 @@ package acquire
 
 import (
 	"slices"
+	"time"
 
 	"ecowatt"
 	"ecowatt/inverter"
 )
 
-// slowPeriod is how often, in ms, slow points are read, and how often those are
-// tried again that are read once and could not be.
-const slowPeriod = 60_000
+// SlowPeriod is how often slow points are read, and how often those are tried
+// again that are read once and could not be.
+const SlowPeriod = time.Minute
+
+const slowPeriod = int64(SlowPeriod / time.Millisecond)
 
 // group is the points of one class.
 type group struct {
@@ -46,6 +49,11 @@ func newGroups(in Inverter) ([]*group, error) {
 	return groups, nil
 }
 
+// like reports whether two groups are of the same points.
+func (g *group) like(other *group) bool {
+	return g.class == other.class && slices.Equal(g.points, other.points)
+}
+
 // due reports whether the group is read in a tick of an interval in ms.
 func (g *group) due(tick, interval int64) bool {
 	switch g.class {
@@ -69,10 +77,14 @@ func (g *group) note(tick int64, words [][]uint16, errs []error) {
 	g.read, g.last = true, tick
 }
 
-// asleep reports whether values tell that the inverter sleeps.
-func (g *group) asleep(s inverter.Sleeping, values []ecowatt.Value) bool {
+// asleep reports whether values tell that the inverter sleeps; told is whether
+// they tell anything of that.
+func (g *group) asleep(s inverter.Sleeping, values []ecowatt.Value) (asleep, told bool) {
 	i := slices.Index(g.points, s.Point)
-	return i >= 0 && values[i].Valid && slices.Contains(s.Values, values[i].Raw)
+	if i < 0 || !values[i].Valid {
+		return false, false
+	}
+	return slices.Contains(s.Values, values[i].Raw), true
 }
 
 // judge makes values missing that are not to be believed, and returns how many

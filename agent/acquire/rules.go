@@ -49,6 +49,10 @@ func period(interval int64, failures int) int64 {
 	return interval
 }
 
+// asleepPeriod returns the time between two polls of an inverter that sleeps: the
+// longest multiple of the interval that is at most maxPeriod.
+func asleepPeriod(interval int64) int64 { return max(1, maxPeriod/interval) * interval }
+
 // retryPause returns how long to wait before retry number n, counted from 0.
 func retryPause(n int) time.Duration { return firstPause << n }
 

@@ -168,6 +168,11 @@ func (b *Buffer) Flush(now time.Duration) error {
 	return nil
 }
 
+// SetFlushInterval changes for how long a sample may wait for its fsync, also one
+// that waits already. It is not negative; 0 is for samples that are added from
+// now on.
+func (b *Buffer) SetFlushInterval(d time.Duration) { b.flushInterval = d }
+
 // FlushDue returns when Flush is to be called at the latest, on the clock of
 // Add. waiting is false when there is nothing to sync.
 func (b *Buffer) FlushDue() (at time.Duration, waiting bool) {

@@ -194,6 +194,10 @@ func TestPrintStatus(t *testing.T) {
 			Inverters: []agent.InverterStatus{{Name: "inv1", State: "answering", SampleAge: 1.4}},
 			Buffer:    agent.BufferStatus{Samples: 12, Messages: 0, Bytes: 4096},
 			Uplink:    agent.UplinkStatus{State: "ready", ExchangeAge: 61, NextIn: 840},
+			Config: agent.ConfigStatus{Revision: 7, OnTrial: true, Parameters: []agent.ParameterStatus{
+				{Name: "upload_interval", Value: 900.0, From: "cloud"},
+				{Name: "registers", Value: map[string]any{"inv1": []any{"pac", "vac1"}, "inv2": []any{}}, From: "gateway"},
+			}},
 		}, `
 device    roof-1 (agent 0.1.0, pid 42)
 cloud     https://cloud.example.org
@@ -201,6 +205,9 @@ uplink    ready, last exchange 61 s ago, next attempt in 14 min
 clock     known to 16 ms
 inverter  inv1 answering, last sample 1 s ago
 buffer    12 samples and 0 messages wait, 4 KiB
+config    revision 7, on trial until the cloud is reached under it
+          upload_interval=900 (cloud)
+          registers=inv1:pac,vac1/inv2:all (gateway)
 `},
 		{"nothing is", agent.Status{
 			Version: "0.1.0", Device: "roof-1", Cloud: "https://cloud.example.org", PID: 42,

@@ -35,6 +35,12 @@ func printStatus(w io.Writer, s agent.Status) error {
 		trouble(in.Error)
 	}
 	line("buffer", "%d samples and %d messages wait, %d KiB%s", s.Buffer.Samples, s.Buffer.Messages, s.Buffer.Bytes>>10, bufferTrouble(s.Buffer))
+	if len(s.Config.Parameters) > 0 {
+		line("config", "revision %d%s", s.Config.Revision, map[bool]string{true: ", on trial until the cloud is reached under it"}[s.Config.OnTrial])
+	}
+	for _, p := range s.Config.Parameters {
+		line("", "%s (%s)", p, p.From)
+	}
 	return t.Flush()
 }
 
