@@ -140,7 +140,7 @@ func TestParseSettingsRefuses(t *testing.T) {
 		{"two languages at one address", "inverters:\n" +
 			"  - {name: a, connect: \"rtu-tcp://h:502\", profile: ecowatt-sim}\n" +
 			"  - {name: b, connect: \"modbus-tcp://h\", unit: 2, profile: ecowatt-sim}", "inverters[1]: connect: modbus-tcp://h:502 is the line of a"},
-		{"profile", inverterWith("ecowatt-sim", "acme"), `inverters[0]: profile: unknown profile "acme"; there are: deye-micro`},
+		{"profile", inverterWith("ecowatt-sim", "acme"), `inverters[0]: profile: unknown profile "acme"; there are: deye-hybrid`},
 		{"no profile", inverterWith(", profile: ecowatt-sim", ""), "inverters[0]: profile: "},
 		{"point", inverterWith("inv1,", "inv1, points: [vac9],"), `inverters[0]: points: "vac9" is no point of profile ecowatt-sim, which has vac1`},
 		{"point twice", inverterWith("inv1,", "inv1, points: [pac, pac],"), `inverters[0]: points: point "pac" stands twice`},

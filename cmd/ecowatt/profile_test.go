@@ -76,7 +76,7 @@ func TestProfileShow(t *testing.T) {
 	if _, err := profile.Parse("solis.yaml", []byte(stdout)); err != nil || code != 0 {
 		t.Errorf("exit code %d, %v", code, err)
 	}
-	if code, _, stderr := profileCommand(t, "show", "acme"); code != 4 || !strings.Contains(stderr, "there are: deye-micro") {
+	if code, _, stderr := profileCommand(t, "show", "acme"); code != 4 || !strings.Contains(stderr, "there are: deye-hybrid") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 }

@@ -53,7 +53,7 @@ func TestSet(t *testing.T) {
 	s := Set{Dir: dir}
 	names, err := s.List()
 	all := strings.Join(names, " ")
-	if err != nil || !strings.Contains(all, "bad") || !strings.Contains(all, "ecowatt-sim") || strings.Contains(all, "notes") || strings.Contains(all, "No Name") || strings.Count(all, "solis") != 1 {
+	if err != nil || !strings.Contains(all, "bad") || !strings.Contains(all, "ecowatt-sim") || strings.Contains(all, "notes") || strings.Contains(all, "No Name") || strings.Count(all+" ", "solis ") != 1 {
 		t.Errorf("List: %v, %v", names, err)
 	}
 	if p, err := s.Find("p"); err != nil || p.Title != "A title" {
