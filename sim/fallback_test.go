@@ -159,5 +159,14 @@ func TestOwnTimer(t *testing.T) {
 		if words := s.mustRead(t); words[8] != 30 {
 			t.Errorf("another controller has left %d %%, want 30", words[8])
 		}
+		if err := errors.Join(write(107, 45), s.Misbehave(fault.Rule{Kind: fault.Revert, For: 3 * time.Minute, Probability: 1, Count: 1}), write(8, 80)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(121 * time.Second) // here the timer is faster, and what was to be undone is over
+		s.advance(0)
+		time.Sleep(time.Minute)
+		if words := s.mustRead(t); words[8] != 45 {
+			t.Errorf("the timer has left %d %%, want 45", words[8])
+		}
 	})
 }

@@ -6,9 +6,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,6 +123,61 @@ func TestForeignClients(t *testing.T) {
 			}
 		}
 		c.Close()
+	}
+}
+
+// TestMbpoll: a program of others reads the simulator.
+func TestMbpoll(t *testing.T) {
+	program, err := exec.LookPath("mbpoll")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("mbpoll is missing; scripts/setup.sh installs it")
+		}
+		t.Skip("mbpoll is missing; scripts/setup.sh installs it")
+	}
+	s := newSimulator(t, Options{Speed: 1e-9, Inverters: ours(2)})
+	host, port, err := net.SplitHostPort(serve(t, s).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll := func(t *testing.T, args ...string) (string, error) {
+		t.Helper()
+		args = append([]string{"-m", "tcp", "-p", port, "-0", "-1", "-t", "4", "-o", "5"}, args...)
+		out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+		return string(out), err
+	}
+	value := regexp.MustCompile(`(?m)^\[(\d+)\]:\s+(\d+)`)
+	for _, unit := range []byte{17, 18} {
+		out, err := poll(t, "-a", strconv.Itoa(int(unit)), "-r", "0", "-c", "10", host)
+		if err != nil {
+			t.Fatalf("unit %d: %v\n%s", unit, err, out)
+		}
+		want, err := s.Handle(t.Context(), all(unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]uint16, 10)
+		for _, m := range value.FindAllStringSubmatch(out, -1) {
+			at, _ := strconv.Atoi(m[1])
+			word, err := strconv.ParseUint(m[2], 10, 16)
+			if err != nil || at >= len(got) {
+				t.Fatalf("%q: %v", m[0], err)
+			}
+			got[at] = uint16(word)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("unit %d: %s\n%s", unit, diff, out)
+		}
+		if r := s.model(int(unit) - 17); math.Abs(float64(got[9])-r.pac) > 0.5 || math.Abs(float64(got[2])/100-r.fac) > 0.005 {
+			t.Errorf("unit %d: %v, the model says %+v", unit, got, r)
+		}
+	}
+	out, err := poll(t, "-a", "17", "-r", "8", host, "55")
+	if words := s.mustRead(t); err != nil || words[8] != 55 {
+		t.Errorf("writing 55 %%: %v, limited to %d %%\n%s", err, words[8], out)
+	}
+	if out, err := poll(t, "-a", "17", "-r", "10", "-c", "1", host); err == nil || !strings.Contains(out, "Illegal data address") {
+		t.Errorf("a register that is not there: %v\n%s", err, out)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // The inverter.
 const (
 	startVoltage = 90.0   // V of a string, from which it can start
-	rampPerS     = 5.0    // % of the rated power, up and down: limits and starts
+	rampPerS     = 5.0    // % of the rated power, up and down: limits and starts; see Options
+	restartS     = 60.0   // until an inverter feeds in again that a limit of 0 has stopped
 	derateFrom   = 65.0   // °C of the cabinet, from which it may give less
 	deratePerK   = 0.04   // share of the rated power
 	cabinetRise  = 900.0  // K above the air when everything were lost in it
@@ -31,6 +32,8 @@ type spec struct {
 	offset  float64       // V, see line
 	line    float64       // Ω, see line
 	floor   float64       // %, below which it does not go for a limit
+	ramp    float64       // % in a second
+	stops   bool          // a limit of 0 stops it
 	delay   time.Duration // by which clouds come later than to others
 }
 
@@ -53,6 +56,7 @@ type plant struct {
 	trackers [2]wander
 	grid     line
 	watch    watch
+	restart  float64 // s until it feeds in again after a limit of 0 has stopped it
 	energy   Energy
 	now      reading
 }
@@ -74,7 +78,7 @@ type Status byte
 // The values of the point status.
 const (
 	Sleeping Status = iota
-	Waiting         // for the grid, which was outside of its limits
+	Waiting         // for the grid, which was outside of its limits, or after a stop
 	Producing
 	Limited // by order
 	Derated // as it is hot
@@ -127,17 +131,23 @@ func (p *plant) step(dt float64, c sky) {
 	}
 	p.grid.step(dt, p.random)
 	p.watch.step(dt, p.now.vac)
+	if p.restart = max(0, p.restart-dt); p.stops && p.limit == 0 && p.ceiling == 0 {
+		p.restart = restartS
+	}
 	switch {
-	case p.watch.tripped:
+	case p.off():
 		p.ceiling = 0
 	case p.awake:
-		p.ceiling += min(max(max(p.limit, p.floor)-p.ceiling, -rampPerS*dt), rampPerS*dt)
+		p.ceiling += min(max(max(p.limit, p.floor)-p.ceiling, -p.ramp*dt), p.ramp*dt)
 	}
 	p.feed(c)
 	p.now.temp = approach(p.now.temp, p.cabinetTarget(c), dt, cabinetTau)
 	p.energy.Today += p.now.pac * dt / 3600
 	p.energy.Total += p.now.pac * dt / 3600
 }
+
+// off reports whether the inverter is off the grid, or has been stopped.
+func (p *plant) off() bool { return p.watch.tripped || p.restart > 0 }
 
 // midnight begins a new day.
 func (p *plant) midnight() { p.energy.Today = 0 }
@@ -160,7 +170,7 @@ func (p *plant) feed(c sky) {
 	ac := acPower(offered, p.rated)
 	p.tell(ac > most, cool)
 	switch {
-	case !p.awake || p.watch.tripped:
+	case !p.awake || p.off():
 		ac = 0
 		for i := range v {
 			v[i] = curves[i].open
@@ -194,7 +204,7 @@ func (p *plant) tell(heldDown bool, cool float64) {
 	switch {
 	case !p.awake:
 		p.now.status = Sleeping
-	case p.watch.tripped:
+	case p.off():
 		p.now.status = Waiting
 	case hot:
 		p.now.status = Derated

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,64 @@ func TestFloor(t *testing.T) {
 		p.hold(noon, 60)
 		if math.Abs(p.now.pac-want) > 1 || p.now.status != Limited {
 			t.Errorf("limited to %g %%: %.0f W and %v, want %.0f W", limit, p.now.pac, p.now.status, want)
+		}
+	}
+}
+
+// TestRamp: a slow inverter takes its time to follow a limit.
+func TestRamp(t *testing.T) {
+	s := newSimulator(t, Options{LimitRamp: 0.5, Weather: still{noon}})
+	p := s.site.plants[0]
+	p.limit = 50
+	p.hold(noon, 60)
+	if math.Abs(p.now.pac-0.7*p.rated) > 1 {
+		t.Errorf("%g W after a minute, want %g", p.now.pac, 0.7*p.rated)
+	}
+	p.hold(noon, 40)
+	if math.Abs(p.now.pac-0.5*p.rated) > 1 {
+		t.Errorf("%g W after 100 s, want %g", p.now.pac, 0.5*p.rated)
+	}
+}
+
+// TestZeroStops: there are inverters that a limit of 0 stops, and that begin
+// anew when it is over; others go on at once.
+func TestZeroStops(t *testing.T) {
+	for stops, want := range map[bool][]Status{true: {Waiting, Limited}, false: {Limited}} {
+		s := newSimulator(t, Options{ZeroStops: stops, Weather: still{noon}})
+		p := s.site.plants[0]
+		p.limit = 0
+		p.hold(noon, 600)
+		if p.now.pac != 0 {
+			t.Errorf("stops %v: %g W", stops, p.now.pac)
+		}
+		p.limit = 30
+		first := p.hold(noon, 55)
+		if stops && p.now.pac != 0 || !stops && math.Abs(p.now.pac-0.3*p.rated) > 1 {
+			t.Errorf("stops %v: %g W within a minute, %v", stops, p.now.pac, first)
+		}
+		seen := append(first, p.hold(noon, 60)...)
+		if math.Abs(p.now.pac-0.3*p.rated) > 1 || !cmp.Equal(slices.Compact(seen), want) {
+			t.Errorf("stops %v: %g W in the end, %v", stops, p.now.pac, seen)
+		}
+	}
+}
+
+// TestDayEnds: a counter of the day begins again when the inverter thinks that
+// the day is over, once.
+func TestDayEnds(t *testing.T) {
+	for _, at := range []time.Duration{0, 7 * time.Minute, clock(20)} {
+		s := newSimulator(t, Options{DayEnds: at, Start: clock(18), Weather: still{}})
+		p := s.site.plants[0]
+		var resets []time.Duration
+		for range 2 * 24 * 60 {
+			p.energy.Today = 5
+			s.site.step(60)
+			if p.energy.Today == 0 {
+				resets = append(resets, s.site.now)
+			}
+		}
+		if !cmp.Equal(resets, []time.Duration{at, at}) {
+			t.Errorf("at %v: %v", at, resets)
 		}
 	}
 }
@@ -224,6 +283,8 @@ func TestNewRefusesThePlant(t *testing.T) {
 		"a grid of 300 V":      {GridVoltage: 300},
 		"a line of -1 Ω":       {GridOhms: -1},
 		"a floor of 101 %":     {LimitFloor: 101},
+		"a ramp of 101 %":      {LimitRamp: 101},
+		"ends at 24h":          {DayEnds: 24 * time.Hour},
 		"-1 connections":       {Connections: -1},
 		"fault 1: probability": {Faults: []fault.Rule{{Kind: fault.Drop}}},
 	} {

@@ -36,6 +36,9 @@ type Options struct {
 	GridVoltage float64              // V, of the grid without what is fed in; 0 is 230
 	GridOhms    float64              // Ω, of the line to it, which the current makes the voltage rise by; 0 is what each plant has
 	LimitFloor  float64              // %, below which an inverter does not go for a limit
+	LimitRamp   float64              // % in a second, by which it follows a limit; 0 is 5
+	ZeroStops   bool                 // a limit of 0 stops it; it feeds in again a minute after that is over
+	DayEnds     time.Duration        // the time of day at which the counters of the day begin again
 	Faults      []fault.Rule         // how it misbehaves
 	Connections int                  // most over TCP at a time; 0 is modbus.DefaultConnections
 	HTTPKey     string               // the Authorization of the HTTP interface
@@ -114,6 +117,7 @@ func New(o Options) (*Simulator, error) {
 		return nil, err
 	}
 	s.site.change(o.adjust)
+	s.site.dayEnds = o.DayEnds
 	for i, p := range s.site.plants {
 		s.faces[i].limit, s.faces[i].set = p.limit, memory{}
 		if i < len(o.Energy) {
@@ -157,6 +161,10 @@ func (o Options) check() error {
 		return fmt.Errorf("a line of %g Ω is not within 0 and %d Ω", o.GridOhms, MaxOhms)
 	case !(o.LimitFloor >= 0 && o.LimitFloor <= 100):
 		return fmt.Errorf("a floor of %g %% is not within 0 and 100 %%", o.LimitFloor)
+	case !(o.LimitRamp >= 0 && o.LimitRamp <= 100):
+		return fmt.Errorf("a ramp of %g %% in a second is not within 0 and 100", o.LimitRamp)
+	case o.DayEnds < 0 || o.DayEnds >= day:
+		return fmt.Errorf("a day that ends at %v is none", o.DayEnds)
 	case o.Connections < 0:
 		return fmt.Errorf("%d connections are fewer than none", o.Connections)
 	}
@@ -171,7 +179,10 @@ func (o Options) check() error {
 // adjust makes a plant as the options say.
 func (o Options) adjust(s *spec) {
 	s.offset += o.GridVoltage - nominalVoltage
-	s.floor = o.LimitFloor
+	s.floor, s.stops = o.LimitFloor, o.ZeroStops
+	if o.LimitRamp > 0 {
+		s.ramp = o.LimitRamp
+	}
 	if o.GridOhms > 0 {
 		s.line = o.GridOhms
 	}

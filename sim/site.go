@@ -9,7 +9,8 @@ import (
 // outside and knows no clock; the same steps give the same values.
 type site struct {
 	weather   Weather
-	now       time.Duration // since a midnight; less than the weather's period
+	now       time.Duration // since a midnight; less than the weather's period, which is of whole days
+	dayEnds   time.Duration // the time of day at which counters of the day begin again
 	random    *rand.Rand
 	frequency wander
 	plants    []*plant
@@ -50,11 +51,20 @@ func (s *site) step(dt float64) {
 	s.now = (s.now + time.Duration(dt*float64(time.Second))) % s.weather.Period()
 	s.frequency.step(dt, s.random)
 	for _, p := range s.plants {
-		if s.now/day != before/day || s.now < before {
+		if passed(s.dayEnds, before%day, s.now%day) {
 			p.midnight()
 		}
 		p.step(dt, s.sky(p.spec))
 	}
+}
+
+// passed reports whether it was the time of day at between before and now, less
+// than a day later.
+func passed(at, before, now time.Duration) bool {
+	if now < before {
+		return before < at || at <= now
+	}
+	return before < at && at <= now
 }
 
 // sky is what the strings of a plant meet now.
@@ -83,6 +93,7 @@ func reference() spec {
 			{plane: Plane{Tilt: 30, Azimuth: 250}, modules: 6, clean: 0.97},
 		},
 		line: 0.2,
+		ramp: rampPerS,
 	}
 }
 
@@ -94,6 +105,7 @@ func another(random *rand.Rand) spec {
 		rated:  sizes[random.IntN(len(sizes))],
 		offset: between(-2, 2),
 		line:   between(0.1, 0.3),
+		ramp:   rampPerS,
 		delay:  time.Duration(between(0, 90) * float64(time.Second)),
 	}
 	panels := int(s.rated*between(1.05, 1.3)/400 + 0.5)

@@ -14,8 +14,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ecowatt"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
+	"ecowatt/inverter/profile"
 	"ecowatt/inverter/sunspec"
 )
 
@@ -284,6 +286,10 @@ func TestSunSpecBlock(t *testing.T) {
 		t.Error(err)
 	}
 	l.wants(0, 5000, 1, 50)
+	want := []uint16{0xffff, 0xffff, 1, 5000, 0xffff, 30, 0xffff, 1}
+	if got, err := l.Handle(t.Context(), modbus.Request{Unit: 1, Function: modbus.ReadHolding, Address: connect, Count: 8}); err != nil || !slices.Equal(got, want) {
+		t.Errorf("then there is %v, %v, want %v", got, err, want)
+	}
 	for _, words := range [][]uint16{{0, 0, 0, 6000, 0, 30, 0, 1}, {0, 0, 1, 6000, 0, 30, 0, 1, 7}, {0, 0, 1, 6000, 0, 30, 0, 2}} {
 		if err := l.write(connect, words...); err == nil {
 			t.Errorf("%v is taken", words)
@@ -304,26 +310,70 @@ func TestSunSpecBlock(t *testing.T) {
 // the controls that are in force.
 func TestSunSpecStates(t *testing.T) {
 	for _, x := range []struct {
-		status                  Status
-		alarm                   Alarm
-		state, events, controls float64
+		status Status
+		alarm  Alarm
+		want   map[string]float64
 	}{
-		{Producing, 0, 4, 0, 0},
-		{Sleeping, 0, 2, 0, 0},
-		{Waiting, AlarmOverVoltage, 8, 1 << 10, 0},
-		{Limited, 0, 5, 0, 1},
-		{Derated, AlarmHot, 5, 1 << 7, 0},
+		{Producing, 0, map[string]float64{"state": 4, "events": 0, "connection": 7, "limits_reached": 0, "active_controls": 0}},
+		{Sleeping, 0, map[string]float64{"state": 2, "events": 0, "connection": 5, "limits_reached": 0, "active_controls": 0}},
+		{Waiting, AlarmOverVoltage, map[string]float64{"state": 8, "events": 1 << 10, "connection": 6, "limits_reached": 0, "active_controls": 0}},
+		{Limited, 0, map[string]float64{"state": 5, "events": 0, "connection": 7, "limits_reached": 1, "active_controls": 1}},
+		{Derated, AlarmHot, map[string]float64{"state": 5, "events": 1 << 7, "connection": 7, "limits_reached": 0, "active_controls": 0}},
 	} {
-		s, err := New(Options{Inverters: []Inverter{{Unit: 1, SunSpec: SunSpec{Base: 40000}}}})
+		s, err := New(Options{Inverters: []Inverter{{Unit: 1, SunSpec: SunSpec{Base: 40000}}}, Start: clock(12)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.site.plants[0].now.status, s.site.plants[0].now.alarm = x.status, x.alarm
 		_, p := discovered(t, s.Handle, 1)
-		if got := s.plan(t, p); got["state"] != x.state || got["events"] != x.events || got["active_controls"] != x.controls {
-			t.Errorf("%d: state %g, events %g, controls %g; want %+v", x.status, got["state"], got["events"], got["active_controls"], x)
+		got := s.plan(t, p)
+		for point, want := range x.want {
+			if got[point] != want {
+				t.Errorf("%v: %s is %g, want %g", x.status, point, got[point], want)
+			}
 		}
 	}
+}
+
+// TestProfileStates: an inverter tells what it does in its maker's numbers; one
+// that is awake never those that mean sleep.
+func TestProfileStates(t *testing.T) {
+	own := inverter.Profile{Name: "own", Unit: 1, Block: 10, Sleeping: inverter.Sleeping{Point: "mode", Values: []int64{0}}, Registers: []inverter.Register{{
+		Point: ecowatt.Point{Name: "mode"}, Table: inverter.Holding, Type: inverter.Enum16, Names: []inverter.Name{{Number: 0, Text: "schläft"}, {Number: 3, Text: "speist ein"}},
+	}}}
+	bare := own
+	bare.Sleeping, bare.Registers = inverter.Sleeping{Point: "mode", Values: []int64{0, 5}}, []inverter.Register{{Point: ecowatt.Point{Name: "mode"}, Table: inverter.Holding}}
+	for _, x := range []struct {
+		p     inverter.Profile
+		point string
+		want  map[Status]float64
+	}{
+		{shipped(t, "huawei-sun2000"), "state", map[Status]float64{Sleeping: 0xA000, Waiting: 0x0300, Producing: 0x0200, Limited: 0x0201, Derated: 0x0202}},
+		{shipped(t, "sungrow-sg"), "state", map[Status]float64{Sleeping: 0x1200, Waiting: 0x1400, Producing: 0, Limited: 0x8200, Derated: 0x8100}},
+		{shipped(t, "growatt-mic"), "state", map[Status]float64{Sleeping: 0, Waiting: 0, Producing: 1, Limited: 1, Derated: 1}},
+		{own, "mode", map[Status]float64{Sleeping: 0, Waiting: 3, Producing: 3, Limited: 3}},
+		{bare, "mode", map[Status]float64{Sleeping: 0, Waiting: 6, Producing: 6}},
+	} {
+		s, err := New(Options{Inverters: one(x.p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for status, want := range x.want {
+			s.site.plants[0].now.status = status
+			if got := s.plan(t, x.p); got[x.point] != want {
+				t.Errorf("%s, %v: %s is %g, want %g", x.p.Name, status, x.point, got[x.point], want)
+			}
+		}
+	}
+}
+
+func shipped(t *testing.T, name string) inverter.Profile {
+	t.Helper()
+	p, err := profile.Find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // TestSunSpecRefuses: what there is not is told by its field.

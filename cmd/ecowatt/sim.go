@@ -28,9 +28,12 @@ import (
 type simFlags struct {
 	listen, rtuTCP, line, http, httpKey string
 	profile, profiles, weather, startAt string
+	dayEnds                             string
 	trace, state, script                string
 	faults, described                   []string
-	speed, clouds, volts, ohms, floor   float64
+	speed, clouds, volts, ohms          float64
+	floor, ramp                         float64
+	zeroStops                           bool
 	inverters, connections              int
 	seed                                uint64
 }
@@ -93,6 +96,9 @@ each request that meets a fault:
 	c.Flags().Float64Var(&f.volts, "grid-voltage", 230, "V of the grid without what is fed in")
 	c.Flags().Float64Var(&f.ohms, "grid-ohms", 0, "Ω of the line to the grid, on which the voltage rises (default 0.1 to 0.3 by inverter)")
 	c.Flags().Float64Var(&f.floor, "limit-floor", 0, "% below which no limit takes the power")
+	c.Flags().Float64Var(&f.ramp, "limit-ramp", 5, "% in a second by which an inverter follows a limit")
+	c.Flags().BoolVar(&f.zeroStops, "zero-stops", false, "a limit of 0 stops an inverter, for a minute longer")
+	c.Flags().StringVar(&f.dayEnds, "day-ends", "00:00", "time of day at which counters of the day begin again")
 	c.Flags().Uint64Var(&f.seed, "seed", 1, "of all that is random")
 	c.Flags().StringVar(&f.state, "state", "", "file in which the counters of energy outlive the simulator")
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, "a fault, as a line of a script; may be given again")
@@ -141,16 +147,20 @@ func (a *app) simulate(ctx context.Context, f simFlags) error {
 func (f simFlags) options() (o sim.Options, err error) {
 	o = sim.Options{
 		Speed: f.speed, Seed: f.seed, GridVoltage: f.volts, GridOhms: f.ohms, LimitFloor: f.floor,
+		LimitRamp: f.ramp, ZeroStops: f.zeroStops,
 		Connections: f.connections, HTTPKey: f.httpKey,
 	}
 	if o.HTTPKey == "" {
 		o.HTTPKey = rand.Text()
 	}
-	clock, err := time.Parse("15:04", f.startAt)
+	var timeErr error
+	if o.Start, timeErr = timeOfDay("--start-at", f.startAt); timeErr == nil {
+		o.DayEnds, timeErr = timeOfDay("--day-ends", f.dayEnds)
+	}
 	within := func(x, least, most float64) bool { return x >= least && x <= most }
 	switch {
-	case err != nil:
-		return o, usagef("--start-at: %.40q is no time of day such as 10:30", f.startAt)
+	case timeErr != nil:
+		return o, timeErr
 	case !(f.speed > 0 && f.speed <= sim.MaxSpeed):
 		return o, usagef("--speed: %g is not above 0 and at most %d", f.speed, sim.MaxSpeed)
 	case !within(f.clouds, 0, 1):
@@ -163,10 +173,11 @@ func (f simFlags) options() (o sim.Options, err error) {
 		return o, usagef("--grid-ohms: %g is not within 0 and %d", f.ohms, sim.MaxOhms)
 	case !within(f.floor, 0, 100):
 		return o, usagef("--limit-floor: %g is not within 0 and 100", f.floor)
+	case !within(f.ramp, 0, 100) || f.ramp == 0:
+		return o, usagef("--limit-ramp: %g is not above 0 and at most 100", f.ramp)
 	case f.connections < 1:
 		return o, usagef("--connections: %d is less than 1", f.connections)
 	}
-	o.Start = time.Duration(clock.Hour())*time.Hour + time.Duration(clock.Minute())*time.Minute
 	if o.Inverters, err = f.simulated(); err != nil {
 		return o, err
 	}
@@ -178,6 +189,15 @@ func (f simFlags) options() (o sim.Options, err error) {
 	}
 	o.Faults, err = f.misbehaviour()
 	return o, err
+}
+
+// timeOfDay is what a flag says, since midnight.
+func timeOfDay(flag, text string) (time.Duration, error) {
+	clock, err := time.Parse("15:04", text)
+	if err != nil {
+		return 0, usagef("%s: %.40q is no time of day such as 10:30", flag, text)
+	}
+	return time.Duration(clock.Hour())*time.Hour + time.Duration(clock.Minute())*time.Minute, nil
 }
 
 // misbehaviour is what --fault and --faults say, in this order.

@@ -215,7 +215,7 @@ func TestSimFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	address, _ := startSim(t, "--fault", `{"fault": "exception", "code": 4, "count": 1}`, "--faults", script, "--trace", trace,
-		"--rtu-tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--http-key", "k", "--clouds", "1", "--grid-voltage", "231", "--limit-floor", "5")
+		"--rtu-tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--http-key", "k", "--clouds", "1", "--grid-voltage", "231", "--limit-floor", "5", "--limit-ramp", "50", "--zero-stops", "--day-ends", "00:07")
 	c := modbus.NewClient(address, modbus.ClientOptions{Timeout: 10 * time.Second})
 	defer c.Close()
 	r := modbus.Request{Unit: 17, Function: modbus.ReadHolding, Count: 10}
@@ -338,6 +338,9 @@ func TestSimRefuses(t *testing.T) {
 		{"--grid-voltage 100", 2, []string{"--grid-voltage", "180"}},
 		{"--grid-ohms -1", 2, []string{"--grid-ohms"}},
 		{"--limit-floor 101", 2, []string{"--limit-floor", "100"}},
+		{"--limit-ramp 0", 2, []string{"--limit-ramp", "100"}},
+		{"--limit-ramp 101", 2, []string{"--limit-ramp", "100"}},
+		{"--day-ends late", 2, []string{"--day-ends", "late", "10:30"}},
 		{"--connections 0", 2, []string{"--connections"}},
 		{"--rtu-tcp " + taken.Addr().String(), 1, []string{"--rtu-tcp", "in use"}},
 		{"--http " + taken.Addr().String(), 1, []string{"--http", "in use"}},
