@@ -39,7 +39,7 @@ func Aggregate(samples []Sample, from, window int64) []Sample {
 		}
 	}
 	for _, s := range samples {
-		start := s.At - mod(s.At, window)
+		start := WindowOf(s.At, window)
 		if len(windows) == 0 || windows[len(windows)-1].At != start {
 			end()
 			windows = append(windows, Sample{At: start})
@@ -57,8 +57,14 @@ func Aggregate(samples []Sample, from, window int64) []Sample {
 	return windows
 }
 
-// mod is the remainder that is not negative.
-func mod(a, m int64) int64 { return ((a % m) + m) % m }
+// WindowOf is when the window begins that at is in.
+func WindowOf(at, window int64) int64 {
+	rest := at % window
+	if rest < 0 {
+		rest += window
+	}
+	return at - rest
+}
 
 // sum is what the values of a point add up to.
 type sum struct {

@@ -315,7 +315,7 @@ func (c *cloud) unpack(b wire.TelemetryBlock) []ecowatt.Sample {
 	default:
 		err = errors.New("unknown codec")
 	}
-	if err != nil || len(samples) != int(b.Count) || len(samples[0].Values) != len(b.Points) {
+	if err != nil || len(samples) != int(b.Count) || len(samples[0].Values) != ecowatt.Columns(len(b.Points), b.Window) {
 		c.t.Errorf("a block that cannot be read: %v in %+v", err, b)
 		return nil
 	}
@@ -334,13 +334,13 @@ func unpackPlain(b wire.TelemetryBlock) ([]ecowatt.Sample, error) {
 	if err := cbor.Unmarshal(b.Data, &data); err != nil {
 		return nil, err
 	}
-	if len(data) != 1+len(b.Points) {
-		return nil, errors.New("not one list per point")
+	if len(data) != 1+ecowatt.Columns(len(b.Points), b.Window) {
+		return nil, errors.New("not one list per column")
 	}
 	samples := make([]ecowatt.Sample, len(data[0]))
 	for i := range samples {
 		samples[i].At = *data[0][i]
-		for p := range b.Points {
+		for p := range len(data) - 1 {
 			v := ecowatt.Value{}
 			if raw := data[1+p][i]; raw != nil {
 				v = ecowatt.Known(*raw)

@@ -108,6 +108,12 @@ func (d *device) apply() {
 		d.slotLength = slot
 		d.uplink.SetInterval(slot)
 	}
+	compression, _ := v[parameter.Compression].(string)
+	payloadCap, _ := v[parameter.PayloadCap].(int64)
+	d.packing.Store(&Packing{
+		Compression: compression, PayloadCap: int(payloadCap),
+		Window: config.Seconds(v[parameter.AggregationWindow]).Milliseconds(),
+	})
 	d.queue.setFlushInterval(config.Seconds(v[parameter.FlushInterval]))
 	for i, in := range d.settings.Inverters {
 		replace(d.wanted[i], polling{

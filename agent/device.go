@@ -49,6 +49,7 @@ type device struct {
 	pollers []*acquire.Poller
 	wanted  []chan polling // capacity 1; for each poller, what it is to go on with
 	inForce atomic.Pointer[ConfigStatus]
+	packing atomic.Pointer[Packing] // of the next pack; never nil
 
 	// Only talk touches what follows.
 	config     *config.Keeper
@@ -101,6 +102,7 @@ func newDevice(p parts) (*device, error) {
 	b, err := buffer.Open(buffer.Options{
 		FS: p.folder, Limit: p.settings.BufferLimit, FlushInterval: p.settings.FlushInterval,
 		MaxRun: maxRun, Logger: d.logger,
+		Place: func(boot [16]byte, mono int64) int64 { return d.clock.placer(d.uplink.Clock())(boot, mono) },
 	})
 	if err != nil {
 		return nil, err

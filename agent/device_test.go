@@ -301,7 +301,6 @@ func TestBacklog(t *testing.T) {
 			r.runFor(time.Hour)
 			r.restart()
 		}
-		// How many of the samples are packed by now is chance; all of them wait.
 		if s := r.status(); s.Buffer.Bytes < 150_000 || s.Clock.Known {
 			t.Errorf("status %+v", s)
 		}
@@ -317,21 +316,77 @@ func TestBacklog(t *testing.T) {
 	})
 }
 
-// TestNoClock: samples that are packed before the time is known carry times
-// since boot.
+// TestThinned: the cloud is away for so long that the buffer is full. Every sample
+// counts in a window then, and the log says so.
+func TestThinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s *Settings) {
+			s.SamplingInterval, s.BufferLimit = 10*time.Second, 256<<10
+			s.Inverters[0].Points = []string{"vac1", "pac", "iac1", "fac1", "vpv1", "vpv2", "ipv1", "ipv2"}
+		})
+		r.plant.noisy = true
+		r.start()
+		r.runFor(time.Hour)
+		r.cloud.setAway(true)
+		for range 4 {
+			r.runFor(24 * time.Hour)
+			r.restart()
+		}
+		if s := r.status().Buffer; s.Bytes > 256<<10 || s.Dropped > 0 {
+			t.Errorf("status %+v", s)
+		}
+		r.cloud.setAway(false)
+		r.runFor(time.Hour)
+		r.plant.setSilent(true)
+		r.runFor(time.Hour)
+		counted, windows := 0, map[int64]int{}
+		for _, b := range r.cloud.blocks {
+			samples := r.cloud.unpack(b)
+			if windows[b.Window] += len(samples); b.Window == 0 {
+				counted += len(samples)
+				continue
+			}
+			for _, s := range samples {
+				if s.At%b.Window != 0 || b.Boot != nil {
+					t.Fatalf("a window of %d ms at %d", b.Window, s.At)
+				}
+				counted += int(s.Values[ecowatt.Count].Raw)
+			}
+		}
+		if counted != r.plant.count() {
+			t.Errorf("%d samples count of %d", counted, r.plant.count())
+		}
+		if windows[0] == 0 || windows[900_000] == 0 { // the noise leaves no room for windows of a minute
+			t.Errorf("windows by their length: %v", windows)
+		}
+		if n := r.cloud.codes()[`buffer_thinned`]; n == 0 || r.cloud.codes()["buffer_full"] > 0 {
+			t.Errorf("the log tells %d times that samples were thinned out", n)
+		}
+		r.stop()
+	})
+}
+
+// TestNoClock: samples of a boot that ended before the time was known carry times
+// since that boot; those of the boot in which it becomes known are placed.
 func TestNoClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(s *Settings) { s.SamplingInterval = time.Second })
 		r.cloud.setAway(true)
 		r.start()
+		r.runFor(3 * time.Hour)
+		r.stop()
+		before := r.parts.boot
+		r.parts.boot = wire.BootID{0xb1} // whose clock goes on from there
+		r.start()
 		r.runFor(4 * time.Hour)
-		if s := r.status(); s.Clock.Known || s.Buffer.Messages < 10 {
+		if s := r.status(); s.Clock.Known || s.Buffer.Samples < 20_000 {
 			t.Errorf("status %+v", s)
 		}
 		r.cloud.setAway(false)
 		r.runFor(3 * time.Hour)
 		r.plant.setSilent(true)
 		r.runFor(time.Hour)
+		r.parts.boot = before // of which the cloud learned where it lies
 		r.check()
 		timed := 0
 		for _, b := range r.cloud.blocks {
@@ -339,7 +394,7 @@ func TestNoClock(t *testing.T) {
 				timed++
 			}
 		}
-		if timed < 10 || timed > len(r.cloud.blocks)-10 {
+		if timed < 10 || timed > len(r.cloud.blocks)-20 {
 			t.Errorf("%d of %d blocks are timed since boot", timed, len(r.cloud.blocks))
 		}
 		if !r.status().Clock.Known {

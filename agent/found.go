@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"reflect"
 
 	"ecowatt/agent/acquire"
@@ -123,7 +124,7 @@ func (d *device) tellInventory(layout bool) bool {
 		return true // it would not be otherwise the next time
 	}
 	if layout {
-		d.pack()
+		d.pack(math.MaxInt)
 	}
 	return d.queue.put([]buffer.Message{inventory}) == nil
 }

@@ -3,13 +3,11 @@ package agent
 import (
 	"fmt"
 	"io"
-	"slices"
 
 	"ecowatt"
 	"ecowatt/agent/acquire"
 	"ecowatt/agent/buffer"
 	"ecowatt/agent/uplink"
-	"ecowatt/block"
 	"ecowatt/inverter"
 	"ecowatt/wire"
 )
@@ -42,72 +40,6 @@ const maxRun = 1024
 // placer tells when something was, in ms since 1970, that is known as a number
 // of ms since a boot; 0 where that is not known.
 type placer func(boot wire.BootID, mono int64) int64
-
-// encodeRun makes telemetry messages of a run, oldest first: one, or where that
-// would be larger than leastRoom those of its halves. Their times are since 1970
-// where the boot has a place, else since the boot, for the cloud to place them.
-func encodeRun(r buffer.Run, place placer, random io.Reader, emit func(m buffer.Message, samples int) error) error {
-	b := ecowatt.Block{Inverter: r.Inverter, Points: r.Points, Samples: r.Samples}
-	boot := wire.BootID(r.Boot)
-	first := r.Samples[0].At
-	at := place(boot, first)
-	if at == 0 {
-		return encodeBlock(b, &boot, random, emit)
-	}
-	b.Samples = shifted(b.Samples, at-first)
-	return encodeBlock(b, nil, random, emit)
-}
-
-// shifted returns the samples with times that are by ms later.
-func shifted(samples []ecowatt.Sample, by int64) []ecowatt.Sample {
-	later := slices.Clone(samples)
-	for i := range later {
-		later[i].At += by
-	}
-	return later
-}
-
-func encodeBlock(b ecowatt.Block, since *wire.BootID, random io.Reader, emit func(m buffer.Message, samples int) error) error {
-	t, err := smallest(b, since)
-	if err != nil {
-		return err
-	}
-	body, err := wire.EncodeTelemetry(t)
-	if err != nil {
-		return fmt.Errorf("encoding a telemetry block: %w", err)
-	}
-	m, err := newMessage(wire.KindTelemetry, body, random)
-	if err != nil {
-		return err
-	}
-	n := len(b.Samples)
-	if n == 1 || wireMessage(m).EncodedSize() <= leastRoom() {
-		return emit(m, n)
-	}
-	for _, half := range [][]ecowatt.Sample{b.Samples[:n/2], b.Samples[n/2:]} {
-		b.Samples = half
-		if err := encodeBlock(b, since, random, emit); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// smallest packs a block in the way that takes the fewest bytes.
-func smallest(b ecowatt.Block, since *wire.BootID) (wire.TelemetryBlock, error) {
-	plain, err := wire.PlainBlock(b, since)
-	if err != nil || len(b.Points) > block.MaxPoints {
-		return plain, err
-	}
-	data, err := block.Encode(ecowatt.Block{Points: b.Points, Samples: shifted(b.Samples, -b.Samples[0].At)})
-	if err != nil {
-		return wire.TelemetryBlock{}, fmt.Errorf("packing a block: %w", err)
-	}
-	if len(data) >= len(plain.Data) {
-		return plain, nil
-	}
-	return wire.PackedBlock(b, since, data)
-}
 
 // encodeInventory makes the message that says what the device is made of: its
 // settings, and what is known of each inverter, by their names.

@@ -62,7 +62,7 @@ func TestRunsFit(t *testing.T) {
 			cloud := &cloud{t: t}
 			var got []ecowatt.Sample
 			messages := 0
-			err := encodeRun(run, nowhere, rand.Reader, func(m buffer.Message, samples int) error {
+			err := encoder{random: rand.Reader, emit: func(m buffer.Message, samples int) error {
 				messages++
 				b, err := wire.DecodeTelemetry(m.Body)
 				if err != nil {
@@ -73,7 +73,7 @@ func TestRunsFit(t *testing.T) {
 					t.Errorf("a message of %d bytes with %d samples, said to be %d; there is room for %d", size, b.Count, samples, leastRoom())
 				}
 				return nil
-			})
+			}}.encodeRun(run, nowhere)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +118,7 @@ func TestEncodeRun(t *testing.T) {
 	} {
 		before := slices.Clone(c.run.Samples)
 		messages := 0
-		err := encodeRun(c.run, c.place, rand.Reader, func(m buffer.Message, _ int) error {
+		err := encoder{random: rand.Reader, emit: func(m buffer.Message, _ int) error {
 			messages++
 			got, err := wire.DecodeTelemetry(m.Body)
 			if err != nil {
@@ -132,7 +132,7 @@ func TestEncodeRun(t *testing.T) {
 				t.Errorf("%s: samples (-want +got):\n%s", c.name, diff)
 			}
 			return nil
-		})
+		}}.encodeRun(c.run, c.place)
 		if err != nil || messages != 1 {
 			t.Errorf("%s: %d messages, %v", c.name, messages, err)
 		}

@@ -102,11 +102,16 @@ func (q *queue) put(messages []buffer.Message) error {
 	return q.do(true, func(b *buffer.Buffer) error { return b.Put(messages...) })
 }
 
-// pack makes messages of the samples.
-func (q *queue) pack(pack buffer.Packer) {
+// pack makes messages of samples, until there are enough bytes of them, and
+// reports whether samples are left.
+func (q *queue) pack(enough int, pack buffer.Packer) (left bool) {
 	// That it fails is told by do. What was packed before goes out all the
 	// same, and makes room.
-	_ = q.do(false, func(b *buffer.Buffer) error { return b.Pack(pack) })
+	_ = q.do(false, func(b *buffer.Buffer) (err error) {
+		left, err = b.Pack(int64(enough), pack)
+		return err
+	})
+	return left
 }
 
 // next returns the oldest messages that fit into a request with room for so

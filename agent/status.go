@@ -65,6 +65,7 @@ type BufferStatus struct {
 	Messages int    `json:"messages"` // not yet settled
 	Bytes    int64  `json:"bytes"`
 	Dropped  uint64 `json:"dropped"` // samples given up since the start, for lack of room
+	Thinned  uint64 `json:"thinned"` // samples of which only windows were kept since the start, for lack of room
 	Failing  bool   `json:"failing"` // the last write failed
 }
 
@@ -158,7 +159,7 @@ func (d *device) status() Status {
 	s := Status{
 		Version: ecowatt.Version, Device: string(d.identity.Device), Cloud: d.settings.CloudURL, PID: os.Getpid(),
 		Clock:  ClockStatus{Known: known, UncertaintyMs: uncertainty.Milliseconds()},
-		Buffer: BufferStatus{Samples: stats.Samples, Messages: stats.Messages, Bytes: stats.Bytes, Dropped: stats.Dropped, Failing: failing},
+		Buffer: BufferStatus{Samples: stats.Samples, Messages: stats.Messages, Bytes: stats.Bytes, Dropped: stats.Dropped, Thinned: stats.Thinned, Failing: failing},
 		Uplink: UplinkStatus{
 			State: line.State.String(), ExchangeAge: never, NextIn: max(line.Next-now, 0).Seconds(), Failures: line.Failures,
 		},

@@ -75,9 +75,10 @@ func (d *device) putPending() {
 // begins a slot.
 func (d *device) exchange(ctx context.Context, begins bool) (more bool, err error) {
 	var sent []buffer.Message
+	left := false
 	answer, err := d.uplink.Exchange(ctx, func(room int) (wire.Request, error) {
 		d.report()
-		d.pack()
+		left = d.pack(d.enough(room))
 		if !d.uplink.Status().Recovery {
 			sent = d.queue.next(room)
 		}
@@ -87,9 +88,6 @@ func (d *device) exchange(ctx context.Context, begins bool) (more bool, err erro
 		}
 		return q, nil
 	})
-	if stats, _ := d.queue.stats(); stats.Samples >= packAnyway {
-		d.pack()
-	}
 	if err != nil {
 		return false, err
 	}
@@ -104,20 +102,26 @@ func (d *device) exchange(ctx context.Context, begins bool) (more bool, err erro
 	}
 	rekeyed := d.keys.answered(answer.KeyOffer, now)
 	stats, _ := d.queue.stats()
-	return rekeyed || told || len(ids) > 0 && stats.Messages > 0, nil
+	return rekeyed || told || len(ids) > 0 && (left || stats.Messages > 0), nil
 }
 
-// packAnyway is the number of samples that are packed even though there is
-// nobody to send them to: messages take more of the disk than samples do, and
-// the limit of the buffer should be met little by little, not when the cloud is
-// back.
-const packAnyway = 4096
+// enough is how many bytes of samples' messages are wanted for a request with so
+// much room: what fits, or, while the cloud does not answer, one message to find
+// out whether it does. The rest of a backlog stays samples, which take less of the
+// disk, and can be thinned out should the buffer become full.
+func (d *device) enough(room int) int {
+	if d.away != 0 {
+		return 1
+	}
+	return room
+}
 
-// pack makes messages of the samples in the buffer.
-func (d *device) pack() {
+// pack makes messages of samples until there are enough bytes of them, and reports
+// whether samples are left.
+func (d *device) pack(enough int) (left bool) {
 	place := d.clock.placer(d.uplink.Clock())
-	d.queue.pack(func(r buffer.Run, emit func(buffer.Message, int) error) error {
-		return encodeRun(r, place, d.random, emit)
+	return d.queue.pack(enough, func(r buffer.Run, emit func(buffer.Message, int) error) error {
+		return encoder{*d.packing.Load(), d.random, emit}.encodeRun(r, place)
 	})
 }
 

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"bytes"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -105,7 +106,7 @@ func BenchmarkPack(b *testing.B) {
 			}
 		}
 		var id [][16]byte
-		if err := w.Pack(func(r Run, emit func(Message, int) error) error {
+		if _, err := w.Pack(math.MaxInt64, func(r Run, emit func(Message, int) error) error {
 			id = append(id, [16]byte{1})
 			return emit(Message{ID: id[0], Kind: 1, Body: make([]byte, 10<<10)}, len(r.Samples))
 		}); err != nil {

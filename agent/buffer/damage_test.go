@@ -54,6 +54,34 @@ func outboxOf(tb testing.TB, bodies ...string) (d *disktest.Disk, data []byte, e
 	return d, data, ends[1:]
 }
 
+// runsOf is journalOf for a file of runs, each of one sample.
+func runsOf(tb testing.TB, samples int) (d *disktest.Disk, data []byte, ends []int64) {
+	tb.Helper()
+	d, _, _ = journalOf(tb, samples)
+	w := newWitness()
+	if err := w.open(Options{FS: d, MaxRun: 1}); err != nil {
+		tb.Fatal(err)
+	}
+	if err := w.closeJournal(0); err != nil {
+		tb.Fatal(err)
+	}
+	w.unit = 1 << 30 // it is no smaller, but let it be
+	w.files[0].size += 1 << 30
+	w.shrink(w.files[0])
+	data = content(tb, d, "buffer/0000000001.buf")
+	if _, err := disk.ReadRecords(bytes.NewReader(data), func(record []byte) error {
+		end := int64(len(record)) + 8
+		if len(ends) > 0 {
+			end += ends[len(ends)-1]
+		}
+		ends = append(ends, end)
+		return nil
+	}); err != nil || len(ends) != samples+1 {
+		tb.Fatalf("%d records: %v", len(ends), err)
+	}
+	return d, data, ends[1:]
+}
+
 // whole returns how many ends are not beyond at.
 func whole(ends []int64, at int) (n int) {
 	for _, end := range ends {
@@ -68,6 +96,7 @@ func whole(ends []int64, at int) (n int) {
 // before is read, the rest is told, and the buffer works.
 func TestDamagedFile(t *testing.T) {
 	_, journal, samples := journalOf(t, 5)
+	_, runs, inRuns := runsOf(t, 3)
 	_, outbox, messages := outboxOf(t, "one", "", "three")
 	for _, file := range []struct {
 		name string
@@ -76,6 +105,7 @@ func TestDamagedFile(t *testing.T) {
 		held func(Stats) int
 	}{
 		{"journal", journal, samples, func(s Stats) int { return s.Samples }},
+		{"runs", runs, inRuns, func(s Stats) int { return s.Samples }},
 		{"outbox", outbox, messages, func(s Stats) int { return s.Messages }},
 	} {
 		for at := range file.data {
@@ -132,7 +162,7 @@ func TestWhatCannotBeReadIsKeptUntilItsRoomIsNeeded(t *testing.T) {
 			if got := content(t, d, "buffer/0000000001.buf"); !bytes.Equal(got, data) {
 				t.Errorf("%x became %x", data, got)
 			}
-			if got := w.Stats(); got.Bytes != block || got.Messages != 0 {
+			if got := w.Stats(); got.Bytes != unit || got.Messages != 0 {
 				t.Errorf("%+v", got)
 			}
 			w.fill(t, 20)
@@ -144,7 +174,7 @@ func TestWhatCannotBeReadIsKeptUntilItsRoomIsNeeded(t *testing.T) {
 }
 
 func TestAnotherVersionStays(t *testing.T) {
-	for _, kind := range []fileKind{journalFile, outboxFile} {
+	for _, kind := range []fileKind{journalFile, runsFile, outboxFile} {
 		var log lines
 		d := disktest.New()
 		data := disk.AppendRecord(nil, []byte{'E', 'W', byte(kind), version + 1, 'n', 'e', 'w'})
@@ -274,7 +304,7 @@ func TestDamageWhileItRuns(t *testing.T) {
 			if got := log.take(t); len(got) != 1 || got[0].Code != codeDamaged || got[0].Bytes < 1 {
 				t.Errorf("log %+v", got)
 			}
-			if got := w.Stats(); got.Samples != 0 || got.Messages != min(test.want, 1) || got.Bytes != int64(got.Messages)*block {
+			if got := w.Stats(); got.Samples != 0 || got.Messages != min(test.want, 1) || got.Bytes != int64(got.Messages)*unit {
 				t.Errorf("%+v", got)
 			}
 			goesOn(t, w, d)

@@ -24,8 +24,8 @@ const (
 	folderPerm = 0o700
 )
 
-// block is what the smallest file takes of a disk, in bytes.
-const block = 4096
+// unit is what the smallest file takes of a disk, in bytes.
+const unit = 4096
 
 // file is what the index knows of a file.
 type file struct {
@@ -34,7 +34,8 @@ type file struct {
 	size     int64   // bytes
 	settled  int64   // size of the file beside it; 0 for none
 	damaged  bool    // whether some of it cannot be read
-	samples  int     // of a journal
+	samples  int     // of a journal or a file of runs; windows where it holds windows
+	step     int     // of steps: how far it was shrunk, or somebody tried to
 	messages []entry // of the outbox, in the order of their records
 	waiting  int     // of the messages: not settled
 }
@@ -55,12 +56,12 @@ func parseName(name string) (number uint64, end string, ok bool) {
 	return number, "." + end, ok
 }
 
-func blocks(size int64) int64 { return (size + block - 1) / block * block }
+func (b *Buffer) blocks(size int64) int64 { return (size + b.unit - 1) / b.unit * b.unit }
 
 // size returns the bytes that all files take of the disk.
 func (b *Buffer) size() (n int64) {
 	for _, f := range b.files {
-		n += blocks(f.size) + blocks(f.settled)
+		n += b.blocks(f.size) + b.blocks(f.settled)
 	}
 	return n
 }

@@ -3,7 +3,6 @@ package buffer
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"ecowatt"
@@ -135,59 +134,9 @@ func (b *Buffer) closeJournal(now time.Duration) error {
 	return log.Close()
 }
 
-// Packer makes messages of a run. All of its samples must be in what it emits.
-type Packer func(r Run, emit func(m Message, samples int) error) error
-
-// Pack makes messages of all samples in the journal: pack is called with one
-// run after the other, in the order in which the runs began, and emits the
-// messages it makes of it, each with the number of samples in it. They are on
-// the disk when Pack returns nil. A Run is pack's to keep.
-//
-// A journal is replaced by its messages at once or not at all. When pack returns
-// an error, or the disk does, the samples stay where they are; what was packed
-// of older journals before stays packed.
-func (b *Buffer) Pack(pack Packer) error {
-	for _, f := range slices.Clone(b.files) {
-		if f.kind != journalFile || f.samples == 0 {
-			continue
-		}
-		if err := b.packJournal(f, pack); err != nil {
-			return fmt.Errorf("packing samples: %w", err)
-		}
-		b.makeRoom()
-	}
-	return nil
-}
-
-func (b *Buffer) packJournal(f *file, pack Packer) error {
-	packed, err := b.writeOutbox(f.number, func(write func(Message, int) error) error {
-		p := divider{most: b.maxRun, emit: func(r Run) error { return pack(r, write) }}
-		intact, err := b.readJournal(f, p.add)
-		if err == nil && intact < f.size {
-			b.noteDamage(f, f.size-intact)
-		}
-		if err != nil {
-			return err
-		}
-		return p.flush(0)
-	})
-	if packed == nil {
-		return err
-	}
-	b.files[slices.Index(b.files, f)] = packed
-	if b.journal != nil && b.journal.file == f {
-		_ = b.journal.log.Close() // its name is another file's now
-		b.journal, b.unsynced = nil, false
-	}
-	if packed.waiting == 0 && err == nil { // it was damaged from the first sample on
-		err = b.remove(packed)
-	}
-	return err
-}
-
 // readJournal calls visit with each sample of a journal that can be read, and
 // returns how many bytes that were. The values are good until visit returns.
-func (b *Buffer) readJournal(f *file, visit func(*series, ecowatt.Sample) error) (intact int64, err error) {
+func (b *Buffer) readJournal(f *file, visit func(*Run, ecowatt.Sample) error) (intact int64, err error) {
 	var j journalReader
 	first := true
 	intact, err = b.scan(f.name(), func(record []byte) error {
@@ -200,76 +149,10 @@ func (b *Buffer) readJournal(f *file, visit func(*series, ecowatt.Sample) error)
 		if s == nil {
 			return err
 		}
-		return visit(s, sample)
+		return visit(s.run, sample)
 	})
 	if errors.Is(err, errMalformed) {
 		err = nil
 	}
 	return intact, err
-}
-
-// maxHeld is the most values that a divider holds: 1 MiB of them. It bounds a Run
-// as well, and with it the body of a message.
-const maxHeld = 1 << 16
-
-// MaxSpan is the longest time from the first sample of a Run to the last, in ms:
-// a day. The cloud looks for the samples of an hour in the blocks of a span
-// around it, and refuses blocks that span more than 32 days.
-const MaxSpan = 24 * 60 * 60 * 1000
-
-// divider divides the samples of a journal into runs.
-type divider struct {
-	most int // samples of a run
-	emit func(Run) error
-	open []openRun // at most one of an inverter, in the order in which they began
-	held int       // values in them
-}
-
-type openRun struct {
-	series *series
-	last   int64 // time of the last sample
-	Run
-}
-
-// add appends a sample to the run of its inverter, or begins another one.
-func (p *divider) add(s *series, sample ecowatt.Sample) error {
-	at := slices.IndexFunc(p.open, func(r openRun) bool { return r.Inverter == s.inverter })
-	if at >= 0 && !p.open[at].takes(s, sample.At, p.most) {
-		if err := p.take(at); err != nil {
-			return err
-		}
-		at = -1
-	}
-	if at < 0 {
-		at = len(p.open)
-		p.open = append(p.open, openRun{series: s, Run: Run{Inverter: s.inverter, Points: slices.Clone(s.points), Boot: s.boot}})
-	}
-	sample.Values = slices.Clone(sample.Values)
-	p.open[at].Samples = append(p.open[at].Samples, sample)
-	p.open[at].last = sample.At
-	p.held += len(sample.Values)
-	return p.flush(maxHeld - MaxPoints)
-}
-
-// takes reports whether the sample of a series at a time may follow in the run.
-func (r openRun) takes(s *series, at int64, most int) bool {
-	return r.series == s && len(r.Samples) < most && at >= r.last && at-r.Samples[0].At <= MaxSpan
-}
-
-// take emits a run.
-func (p *divider) take(at int) error {
-	run := p.open[at].Run
-	p.open = slices.Delete(p.open, at, at+1)
-	p.held -= len(run.Samples) * len(run.Points)
-	return p.emit(run)
-}
-
-// flush emits the oldest runs until at most so many values are held.
-func (p *divider) flush(most int) error {
-	for p.held > most {
-		if err := p.take(0); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -89,12 +89,19 @@ func (b *Buffer) loadFile(f *file) (*journal, error) {
 			f.kind, err = parseHeader(record)
 			return err
 		}
-		if f.kind == journalFile {
+		switch f.kind {
+		case journalFile:
 			s, _, err := j.next(record)
 			if s != nil {
 				f.samples++
 			}
 			return err
+		case runsFile:
+			r, err := parseRun(record)
+			f.samples += r.rows
+			f.step = max(f.step, stepOf(r.Window))
+			return err
+		case outboxFile, settledFile, unreadable:
 		}
 		e, _, err := parseMessage(record)
 		if err == nil {

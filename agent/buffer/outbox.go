@@ -38,11 +38,28 @@ func (b *Buffer) Put(messages ...Message) error {
 }
 
 // writeOutbox writes the file of the outbox with the number, in place of a
-// journal where there is one. fill writes its messages. The file is on the disk,
-// whole, or the error says why not. With both a file and an error it has its
-// name, but the name is not known to last.
+// journal or a file of runs where there is one. fill writes its messages. For
+// what it returns see writeFile.
 func (b *Buffer) writeOutbox(number uint64, fill func(write func(Message, int) error) error) (*file, error) {
 	f := &file{number: number, kind: outboxFile}
+	return b.writeFile(f, func(write func(record []byte) error) error {
+		return fill(func(m Message, samples int) error {
+			if len(m.Body) > MaxBody {
+				return fmt.Errorf("a message of %d bytes; at most %d are allowed", len(m.Body), MaxBody)
+			}
+			b.scratch = appendMessage(b.scratch[:0], m, samples)
+			f.messages = append(f.messages, entry{id: m.ID, kind: m.Kind, samples: uint32(samples), size: uint32(len(m.Body))})
+			f.waiting++
+			return write(b.scratch)
+		})
+	})
+}
+
+// writeFile writes f, in place of the file of that name where there is one. fill
+// writes its records but the header. The file is on the disk, whole, and the
+// other one gone, or the error says why not. With both a file and an error it has
+// its name, but the name is not known to last.
+func (b *Buffer) writeFile(f *file, fill func(write func(record []byte) error) error) (*file, error) {
 	to, err := b.fs.Create(f.name()+temporary, perm)
 	if err != nil {
 		return nil, err
@@ -54,17 +71,9 @@ func (b *Buffer) writeOutbox(number uint64, fill func(write func(Message, int) e
 		f.size += int64(n)
 		return err
 	}
-	err = write(header(outboxFile))
+	err = write(header(f.kind))
 	if err == nil {
-		err = fill(func(m Message, samples int) error {
-			if len(m.Body) > MaxBody {
-				return fmt.Errorf("a message of %d bytes; at most %d are allowed", len(m.Body), MaxBody)
-			}
-			b.scratch = appendMessage(b.scratch[:0], m, samples)
-			f.messages = append(f.messages, entry{id: m.ID, kind: m.Kind, samples: uint32(samples), size: uint32(len(m.Body))})
-			f.waiting++
-			return write(b.scratch)
-		})
+		err = fill(write)
 	}
 	if err == nil {
 		err = to.Sync()

@@ -23,6 +23,7 @@ type fileKind byte
 const (
 	unreadable  fileKind = 0 // stands for a file whose kind, or version, is not known
 	journalFile fileKind = 'J'
+	runsFile    fileKind = 'R'
 	outboxFile  fileKind = 'O'
 	settledFile fileKind = 'S'
 )
@@ -32,6 +33,7 @@ const (
 	recordSeries  = 1 // journal: what the samples of a series are of
 	recordSample  = 2 // journal: a sample that has all its values
 	recordGaps    = 3 // journal: a sample that misses some
+	recordRun     = 1 // runs: a run
 	recordMessage = 1 // outbox: a message
 	recordSettled = 1 // settled: ids of messages that may go
 )
@@ -55,9 +57,9 @@ var (
 
 func header(k fileKind) []byte { return []byte{magic[0], magic[1], byte(k), version} }
 
-// parseHeader returns the kind of a journal or a file of the outbox.
+// parseHeader returns the kind of a journal, a file of runs or one of the outbox.
 func parseHeader(record []byte) (fileKind, error) {
-	for _, k := range []fileKind{journalFile, outboxFile} {
+	for _, k := range []fileKind{journalFile, runsFile, outboxFile} {
 		if err := checkHeader(record, k); !errors.Is(err, errMalformed) {
 			return k, err
 		}
@@ -86,13 +88,16 @@ type series struct {
 	inverter string
 	points   []string
 	boot     [16]byte
+	run      *Run // what its samples are of, without samples
 
 	at  int64   // of the last sample; 0 before the first
 	raw []int64 // the last value that was known of each point; 0 before the first
 }
 
 func newSeries(index int, r Reading) *series {
-	return &series{index: index, inverter: r.Inverter, points: slices.Clone(r.Points), boot: r.Boot, raw: make([]int64, len(r.Points))}
+	s := &series{index: index, inverter: r.Inverter, points: slices.Clone(r.Points), boot: r.Boot, raw: make([]int64, len(r.Points))}
+	s.run = &Run{Inverter: s.inverter, Points: s.points, Boot: s.boot}
+	return s
 }
 
 func (s *series) fits(r Reading) bool {
@@ -118,10 +123,13 @@ func (s *series) advance(sample ecowatt.Sample) {
 func appendSeries(b []byte, s *series) []byte {
 	b = append(b, recordSeries)
 	b = append(b, s.boot[:]...)
-	b = appendName(b, s.inverter)
-	b = binary.AppendUvarint(b, uint64(len(s.points)))
-	for _, p := range s.points {
-		b = appendName(b, p)
+	return appendNames(appendName(b, s.inverter), s.points)
+}
+
+func appendNames(b []byte, names []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(names)))
+	for _, name := range names {
+		b = appendName(b, name)
 	}
 	return b
 }
@@ -199,14 +207,9 @@ func (j *journalReader) next(record []byte) (*series, ecowatt.Sample, error) {
 }
 
 func (j *journalReader) readSeries(r *reader) {
-	s := &series{index: len(j.series), boot: r.id(), inverter: r.name()}
-	n := r.uvarint()
-	r.bad = r.bad || n < 1 || n > MaxPoints || len(j.series) == maxSeries
-	for i := uint64(0); i < n && !r.bad; i++ {
-		s.points = append(s.points, r.name())
-	}
-	s.raw = make([]int64, len(s.points))
-	j.series = append(j.series, s) // of no use after a bad record, with which reading ends
+	of := Reading{Boot: r.id(), Inverter: r.name(), Points: r.names()}
+	r.bad = r.bad || len(j.series) == maxSeries
+	j.series = append(j.series, newSeries(len(j.series), of)) // of no use after a bad record, with which reading ends
 }
 
 func (j *journalReader) readSample(r *reader, gaps bool) (*series, ecowatt.Sample) {
@@ -345,6 +348,16 @@ func (r *reader) uvarint() uint64 {
 func (r *reader) varint() int64 {
 	u := r.uvarint()
 	return int64(u>>1) ^ -int64(u&1)
+}
+
+// names takes the names of 1 to MaxPoints points.
+func (r *reader) names() (all []string) {
+	n := r.uvarint()
+	r.bad = r.bad || n < 1 || n > MaxPoints
+	for i := uint64(0); i < n && !r.bad; i++ {
+		all = append(all, r.name())
+	}
+	return all
 }
 
 func (r *reader) name() string {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -125,13 +127,17 @@ func (w *witness) message(r Run) (Message, error) {
 
 // packEach makes one message of each run.
 func (w *witness) packEach(pack func(Run) (Message, error)) error {
-	return w.Pack(func(r Run, emit func(Message, int) error) error {
+	left, err := w.Pack(math.MaxInt64, func(r Run, emit func(Message, int) error) error {
 		m, err := pack(r)
 		if err != nil {
 			return err
 		}
 		return emit(m, len(r.Samples))
 	})
+	if err == nil && left {
+		return errors.New("samples stay unpacked")
+	}
+	return err
 }
 
 func (w *witness) pack() error { return w.synced(w.packEach(w.message)) }
@@ -171,15 +177,15 @@ func (w *witness) settle(ids ...[16]byte) error {
 	return w.Settle(ids)
 }
 
-// journalled returns the serial numbers in the journals.
+// journalled returns the serial numbers in the journals, and in the files of runs.
 func (w *witness) journalled(t tester) (serials []int64) {
 	t.Helper()
 	for _, f := range w.files {
-		if f.kind != journalFile {
+		if f.kind != journalFile && f.kind != runsFile {
 			continue
 		}
-		if _, err := w.readJournal(f, func(s *series, sample ecowatt.Sample) error {
-			w.compare(t, Run{Inverter: s.inverter, Points: s.points, Boot: s.boot, Samples: []ecowatt.Sample{sample}})
+		if err := w.eachSample(f, func(of *Run, sample ecowatt.Sample) error {
+			w.compare(t, Run{Inverter: of.Inverter, Points: of.Points, Boot: of.Boot, Samples: []ecowatt.Sample{sample}})
 			serials = append(serials, sample.At)
 			return nil
 		}); err != nil {
@@ -212,7 +218,7 @@ func (w *witness) check(t tester, kept bool) {
 	inJournal := len(there)
 	messages := w.Next(size, plenty, plenty)
 	waiting := map[[16]byte]bool{}
-	last := map[string]int64{}
+	last := map[string]int64{} // by inverter and points
 	for _, m := range messages {
 		if waiting[m.ID] {
 			t.Errorf("message %x is handed out twice", m.ID)
@@ -232,10 +238,11 @@ func (w *witness) check(t tester, kept bool) {
 		w.compare(t, r)
 		for _, s := range r.Samples {
 			there[s.At]++
-			if s.At <= last[r.Inverter] {
-				t.Errorf("sample %d of %s comes after %d", s.At, r.Inverter, last[r.Inverter])
+			series := r.Inverter + " " + strings.Join(r.Points, " ")
+			if s.At <= last[series] {
+				t.Errorf("sample %d of %s comes after %d", s.At, series, last[series])
 			}
-			last[r.Inverter] = s.At
+			last[series] = s.At
 		}
 	}
 	for id := range w.settled {
@@ -284,7 +291,7 @@ func (w *witness) checkSize(t tester) {
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
-		all += blocks(info.Size())
+		all += w.blocks(info.Size())
 	}
 	if got := w.Stats().Bytes; got != all {
 		t.Errorf("the buffer counts %d bytes where there are %d: %v", got, all, names)

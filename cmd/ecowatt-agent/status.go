@@ -63,6 +63,9 @@ func failures(n int) string {
 
 func bufferTrouble(b agent.BufferStatus) string {
 	var all []string
+	if b.Thinned > 0 {
+		all = append(all, fmt.Sprintf(", %d samples were thinned out for lack of room", b.Thinned))
+	}
 	if b.Dropped > 0 {
 		all = append(all, fmt.Sprintf(", %d samples were given up for lack of room", b.Dropped))
 	}
