@@ -28,6 +28,7 @@ const DefaultQuiet = 250 * time.Millisecond
 type ClientOptions struct {
 	Timeout      time.Duration // of connecting, and then of each answer; DefaultTimeout when 0, DefaultSerialTimeout on a serial line
 	ConnectDelay time.Duration // from a connection to the first request; some dongles need a second or two
+	Idle         time.Duration // without a request, after which a TCP connection is given up; 0: never
 	Quiet        time.Duration // of RTU frames, see NewRTUClient; DefaultQuiet when 0
 	Key          Key           // the Authorization of NewHTTPClient
 	Dial         func(ctx context.Context, address string) (net.Conn, error)
@@ -75,6 +76,7 @@ type Client struct {
 	turn  chan struct{} // capacity 1; who has put something in owns what is below, and framing
 	conn  conn          // nil when there is none
 	since time.Time     // when it was made
+	idle  *time.Timer   // gives it up; nil before there was a need
 }
 
 // NewClient returns a client of the Modbus TCP units at address (host:port). It
@@ -138,10 +140,30 @@ func (c *Client) Do(ctx context.Context, r Request) ([]uint16, error) {
 	defer func() { <-c.turn }()
 
 	got, err := c.do(ctx, r)
+	c.rest()
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", r, err)
 	}
 	return got, nil
+}
+
+// rest gives the connection up when nothing is asked for the time Idle. The turn
+// is the caller's. A request that comes at the same moment connects again.
+func (c *Client) rest() {
+	switch {
+	case c.options.Idle <= 0 || c.sturdy || c.conn == nil:
+	case c.idle == nil:
+		c.idle = time.AfterFunc(c.options.Idle, func() {
+			select {
+			case c.turn <- struct{}{}:
+				c.drop()
+				<-c.turn
+			default: // it is in use
+			}
+		})
+	default:
+		c.idle.Reset(c.options.Idle)
+	}
 }
 
 // do carries out r; the turn is the caller's.
@@ -231,6 +253,9 @@ func (c *Client) prepare(ctx context.Context) error {
 }
 
 func (c *Client) drop() {
+	if c.idle != nil {
+		c.idle.Stop()
+	}
 	if c.conn != nil {
 		c.conn.Close()
 		c.conn = nil

@@ -334,3 +334,29 @@ func TestPaceOfARequest(t *testing.T) {
 		passed(9 * time.Second)
 	})
 }
+
+// TestIdle: a connection that nobody needs for a while is given up, so that others
+// can have it; the next request makes a new one.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan time.Duration, 1)
+		start := time.Now()
+		c, end := scripted(t, ClientOptions{Idle: 2 * time.Second}, func(p peer) {
+			good(p)
+			good(p)
+			_, err := p.Read(make([]byte, 1))
+			ended <- time.Since(start)
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("the connection ended with %v", err)
+			}
+		}, good)
+		defer end()
+		wantGood(t, c)
+		time.Sleep(1500 * time.Millisecond)
+		wantGood(t, c)
+		if got := <-ended; got.Round(10*time.Millisecond) != 3500*time.Millisecond {
+			t.Errorf("the connection was given up after %v, want 3.5 s", got)
+		}
+		wantGood(t, c)
+	})
+}

@@ -31,6 +31,10 @@ type Endpoint struct {
 	Kind    Kind
 	Address string // host:port; of KindHTTP the base URL; of KindRTU empty
 	Line    Line   // of KindRTU
+
+	// Idle is after how long without a request a TCP connection is given up, for
+	// inverters that take only one and have others to talk to; 0: never.
+	Idle time.Duration
 }
 
 // endpointForms are the forms that ParseEndpoint reads.
@@ -48,15 +52,20 @@ const (
 	maxTurnaround = time.Second
 )
 
+// maxIdle is the longest Idle.
+const maxIdle = time.Hour
+
 // ParseEndpoint reads where units are:
 //
-//	modbus-tcp://HOST:PORT         Modbus TCP; without a port it is 502
+//	modbus-tcp://HOST:PORT         Modbus TCP; without a port it is 502. With ?idle=2s
+//	                               the connection is given up after so long without
+//	                               a request, 1ms to 1h
 //	rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1
 //	                               a serial line. baud is 300 to 4000000, parity
 //	                               none, even or odd, stop 1 or 2; data may say 8,
 //	                               and turnaround a time, as in 20ms: see Line.
 //	                               What is left out is as in the example
-//	rtu-tcp://HOST:PORT            RTU frames over TCP
+//	rtu-tcp://HOST:PORT            RTU frames over TCP; ?idle=2s as above
 //	http://HOST:PORT, https://…    the original simulator's interface
 //
 // The error is one line that says what is wrong and how it is to be.
@@ -72,10 +81,10 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	switch u.Scheme {
 	case scheme:
 		e = Endpoint{Kind: KindTCP}
-		e.Address, err = hostPort(u, s, scheme+"://HOST:PORT", defaultPort)
+		e.Address, e.Idle, err = hostPort(u, s, scheme+"://HOST:PORT", defaultPort)
 	case "rtu-tcp":
 		e = Endpoint{Kind: KindRTUOverTCP}
-		e.Address, err = hostPort(u, s, "rtu-tcp://HOST:PORT", "")
+		e.Address, e.Idle, err = hostPort(u, s, "rtu-tcp://HOST:PORT", "")
 	case "rtu":
 		e = Endpoint{Kind: KindRTU}
 		e.Line, err = parseLine(u, s)
@@ -91,23 +100,32 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	return e, nil
 }
 
-// hostPort returns the host:port of u, which was written as s and may have
-// nothing else. Without a port it is byDefault, unless that is empty.
-func hostPort(u *url.URL, s, form, byDefault string) (string, error) {
-	if u.User != nil || u.Opaque != "" || u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return "", fmt.Errorf("%.100q is not of the form %s", s, form)
+// hostPort returns the host:port and the idle time of u, which was written as s
+// and may have nothing else. Without a port it is byDefault, unless that is empty.
+func hostPort(u *url.URL, s, form, byDefault string) (address string, idle time.Duration, err error) {
+	if u.User != nil || u.Opaque != "" || u.Path != "" || u.ForceQuery || u.Fragment != "" {
+		return "", 0, fmt.Errorf("%.100q is not of the form %s", s, form)
+	}
+	if u.RawQuery != "" {
+		value, ok := strings.CutPrefix(u.RawQuery, "idle=")
+		if !ok {
+			return "", 0, fmt.Errorf("%.100q is not of the form %s or %s?idle=2s", s, form, form)
+		}
+		if idle, err = time.ParseDuration(value); err != nil || idle < time.Millisecond || idle > maxIdle {
+			return "", 0, fmt.Errorf("%.100q: idle: %.40q is not within 1ms and %v, as in 2s", s, value, maxIdle)
+		}
 	}
 	host, port := u.Hostname(), cmp.Or(u.Port(), byDefault)
 	switch {
 	case host == "":
-		return "", fmt.Errorf("%.100q names no host", s)
+		return "", 0, fmt.Errorf("%.100q names no host", s)
 	case port == "":
-		return "", fmt.Errorf("%.100q names no port: write %s", s, form)
+		return "", 0, fmt.Errorf("%.100q names no port: write %s", s, form)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("%.100q: the port is not within 1 and 65535", s)
+		return "", 0, fmt.Errorf("%.100q: the port is not within 1 and 65535", s)
 	}
-	return net.JoinHostPort(host, port), nil
+	return net.JoinHostPort(host, port), idle, nil
 }
 
 // baseURL returns the http or https URL u, which was written as s, in one form.
@@ -197,11 +215,15 @@ func (l *Line) set(name, value string) error {
 
 // String returns a form that ParseEndpoint reads as e.
 func (e Endpoint) String() string {
+	idle := ""
+	if e.Idle > 0 {
+		idle = "?idle=" + e.Idle.String()
+	}
 	switch e.Kind {
 	case KindTCP:
-		return scheme + "://" + e.Address
+		return scheme + "://" + e.Address + idle
 	case KindRTUOverTCP:
-		return "rtu-tcp://" + e.Address
+		return "rtu-tcp://" + e.Address + idle
 	case KindHTTP:
 		return e.Address
 	case KindRTU:
@@ -217,6 +239,7 @@ func (e Endpoint) String() string {
 
 // Client returns a client of the units at e. It does not connect yet.
 func (e Endpoint) Client(o ClientOptions) Transport {
+	o.Idle = cmp.Or(e.Idle, o.Idle)
 	switch e.Kind {
 	case KindRTU:
 		return NewSerialClient(e.Line, o)

@@ -18,7 +18,7 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(text)
+	example := regexp.MustCompile("(?s)```yaml\n(format: 1.*?)```").FindSubmatch(text)
 	if example == nil {
 		t.Fatal("there is no example")
 	}
