@@ -65,9 +65,9 @@ func (tx *Tx) storeBlock(device int64, b ingest.Block, at time.Time) error {
 	if b.Placed {
 		t0, t1 = b.T0, b.T0+b.Span
 	}
-	_, err := tx.w.exec(`INSERT INTO block (device, inverter, t0, t1, span, samples, codec, points, data, boot_id, mono)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		device, b.Inverter, t0, t1, b.Span, b.Count, int64(b.Codec), strings.Join(b.Points, ","), b.Data, boot, mono)
+	_, err := tx.w.exec(`INSERT INTO block (device, inverter, t0, t1, span, samples, codec, points, data, boot_id, mono, window_ms)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		device, b.Inverter, t0, t1, b.Span, b.Count, int64(b.Codec), strings.Join(b.Points, ","), b.Data, boot, mono, b.Window)
 	return err
 }
 

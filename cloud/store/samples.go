@@ -118,7 +118,7 @@ type storedBlock struct {
 
 // The index block_time has everything but id in this order; all that is read
 // besides the blocks of the page are index entries of at most MaxSpan.
-const selectBlocks = `SELECT id, t0, t1, inverter, samples, codec, points, data FROM block
+const selectBlocks = `SELECT id, t0, t1, inverter, samples, codec, points, data, window_ms FROM block
 	WHERE device = (SELECT d.id FROM device d WHERE d.name = $1) AND inverter = $2
 	AND t0 >= $3 AND t0 < $4 AND t1 >= $5 AND (t0, t1, id) > ($6, $7, $8)
 	ORDER BY t0, t1, id LIMIT $9`
@@ -137,7 +137,7 @@ func (s *Store) blocks(ctx context.Context, q ingest.Query, after place) ([]stor
 	for rows.Next() {
 		b := storedBlock{Block: ingest.Block{Placed: true}}
 		var names string
-		err := rows.Scan(&b.id, &b.t0, &b.t1, &b.Inverter, &b.Count, &b.Codec, &names, &b.Data)
+		err := rows.Scan(&b.id, &b.t0, &b.t1, &b.Inverter, &b.Count, &b.Codec, &names, &b.Data, &b.Window)
 		if err != nil {
 			return nil, err
 		}

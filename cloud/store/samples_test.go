@@ -176,6 +176,36 @@ func TestSamplesOfLongBlocks(t *testing.T) {
 	}
 }
 
+// TestSamplesOfWindows: of windows a query gives the means, among samples.
+func TestSamplesOfWindows(t *testing.T) {
+	s := open(t)
+	id := add(t, s, "roof")
+	b := ecowatt.Block{Inverter: "east", Points: []string{"pac"}, Window: 60_000}
+	for i := range int64(4) {
+		b.Samples = append(b.Samples, ecowatt.Sample{At: noon.UnixMilli() + i*20_000, Values: []ecowatt.Value{ecowatt.Known(10 * i)}})
+	}
+	b.Samples = ecowatt.Aggregate(b.Samples, 0, b.Window)
+	packed, err := wire.PlainBlock(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	windows, err := ingest.Check(ingest.Telemetry{
+		Inverter: "east", Points: packed.Points, T0: packed.T0, Count: packed.Count, Data: packed.Data, Window: packed.Window,
+	}, noon.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep(t, s, id, windows, block(t, "east", noon.UnixMilli()+120_000, 1, 7, "pac"))
+	want := []line{
+		{"east", "pac ", 0, []ecowatt.Value{ecowatt.Known(10)}},
+		{"east", "pac ", 60, []ecowatt.Value{ecowatt.Known(30)}},
+		{"east", "pac ", 120, []ecowatt.Value{ecowatt.Known(7)}},
+	}
+	if diff := cmp.Diff(want, lines(t, s, between(0, time.Hour))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // TestSamplesInPages: what takes several pages comes whole and once, also where
 // blocks begin at the same time.
 func TestSamplesInPages(t *testing.T) {
