@@ -16,9 +16,12 @@ type face struct {
 	last  page      // of the last read that was not frozen
 	deaf  time.Time // until when nothing is answered
 
-	undoAt   time.Time // when another controller undoes the last write; zero: never
-	undoneTo float64   // %
-	expires  time.Time // when the limit falls back, unless it is written again; zero: never
+	undoAt time.Time // when another controller undoes what was written; zero: never
+	former struct {  // what stood there before that
+		limit float64 // %
+		set   memory
+	}
+	expires time.Time // when the limit falls back, unless it is written again; zero: never
 }
 
 // left is the time until the limit falls back, in s; 0: it does not.
@@ -47,9 +50,8 @@ func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
 		return err
 	}
 	face, now := &s.faces[i], time.Now()
-	face.undoAt = time.Time{}
-	if f.Kind == fault.Revert {
-		face.undoAt, face.undoneTo = now.Add(f.For), face.limit
+	if f.Kind == fault.Revert && face.undoAt.IsZero() {
+		face.undoAt, face.former.limit, face.former.set = now.Add(f.For), face.limit, maps.Clone(face.set)
 	}
 	if f.Kind == fault.Deaf {
 		face.deaf = now.Add(f.For)
@@ -58,15 +60,21 @@ func (s *Simulator) write(i int, r modbus.Request, f fault.Rule) error {
 		face.limit = o.percent
 	}
 	maps.Copy(face.set, o.words)
-	timer := layout.timer(face.set)
-	if face.expires = (time.Time{}); timer > 0 && (face.limit < 100 || layout.control.gate != nil) {
-		face.expires = now.Add(timer)
-	}
+	s.wind(i, now)
 	if f.Kind != fault.NoEffect {
 		s.enforce(i)
 	}
 	s.options.Logger.Info("control written", "unit", r.Unit, "percent", face.limit, "in_force", layout.open(face.set), "falls_back_in_s", face.left(now))
 	return nil
+}
+
+// wind begins the timer of inverter i anew, if there is a limit that it is for.
+func (s *Simulator) wind(i int, now time.Time) {
+	f, l := &s.faces[i], s.layouts[i]
+	timer := l.timer(f.set)
+	if f.expires = (time.Time{}); timer > 0 && (f.limit < 100 || l.control.gate != nil) {
+		f.expires = now.Add(timer)
+	}
 }
 
 // enforce makes plant i keep to the limit that is shown, if its gate is open.
@@ -84,7 +92,8 @@ func (s *Simulator) pass(now time.Time) {
 	for i := range s.faces {
 		f := &s.faces[i]
 		if !f.undoAt.IsZero() && !now.Before(f.undoAt) {
-			f.limit, f.undoAt = f.undoneTo, time.Time{}
+			f.limit, f.set, f.undoAt = f.former.limit, f.former.set, time.Time{}
+			s.wind(i, now)
 			s.enforce(i)
 		}
 		if f.expires.IsZero() || now.Before(f.expires) {

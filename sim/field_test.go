@@ -27,7 +27,10 @@ type befallen struct {
 	tests []string
 }
 
-const everywhere = " tcp rtutcp line http"
+const (
+	everywhere = " tcp rtutcp line http"
+	leased     = " tcp rtutcp http" // a line is not of the clock that hours pass by in no time
+)
 
 // field lists all of it.
 func field() []befallen {
@@ -48,8 +51,13 @@ func field() []befallen {
 		{"the low word first", []string{"inverter TestDecode", "inverter/profile TestContracts"}},
 		{"a counter that begins again, or is 0 once and back", []string{"sim TestCounters", "agent/acquire TestStep"}},
 		{"a block that is frozen", []string{"sim TestFrozen" + everywhere, "sim TestSoak", "sim TestFrozenIsTold", "agent/acquire TestStillness"}},
-		{"a limit is written and has no effect", []string{"sim TestWritesThatDoNotHold" + everywhere}},
-		{"another client writes over a limit", []string{"sim TestWritesThatDoNotHold" + everywhere}},
+		{"a limit is written and has no effect", []string{"sim TestWritesThatDoNotHold" + everywhere, "sim TestLimitWithoutEffect" + leased, "agent/command TestOutcomes"}},
+		{"another client writes over a limit", []string{"sim TestWritesThatDoNotHold" + everywhere, "sim TestAnotherController" + leased, "agent/command TestOverwritten"}},
+		{"a limit ends while the cloud is away, after a restart, or after a jump of the clock", []string{
+			"sim TestLease" + leased, "agent/command TestLeaseEnds", "agent/command TestStepOfTheClock",
+		}},
+		{"release brings back what was there before", []string{"sim TestLease" + leased, "agent/command TestRelease"}},
+		{"the gateway dies while a limit is in force", []string{"sim TestTimerOfTheInverter" + leased, "sim TestFallback", "agent/command TestFed"}},
 	}
 }
 
@@ -70,7 +78,7 @@ func TestField(t *testing.T) {
 				t.Errorf("%s: there is no %s in %s", x.what, words[1], words[0])
 			}
 			for _, transport := range words[2:] {
-				if !strings.Contains(text, "eachTransport(") && !strings.Contains(text, `"`+transport+`"`) {
+				if !strings.Contains(text, "eachTransport(") && !strings.Contains(text, "operate(") && !strings.Contains(text, `"`+transport+`"`) {
 					t.Errorf("%s: %s does not go over %s", x.what, words[1], transport)
 				}
 			}
