@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"strings"
@@ -138,13 +139,13 @@ func (a *station) stored(t *testing.T) map[string][]ecowatt.Sample {
 	t.Helper()
 	all := map[string][]ecowatt.Sample{}
 	n := 0
-	err := a.buffer.Pack(func(r buffer.Run, emit func(buffer.Message, int) error) error {
+	left, err := a.buffer.Pack(math.MaxInt64, func(r buffer.Run, emit func(buffer.Message, int) error) error {
 		all[r.Inverter] = append(all[r.Inverter], r.Samples...)
 		n++
 		return emit(buffer.Message{ID: [16]byte{byte(n), byte(n >> 8), 1}, Body: []byte{1}}, len(r.Samples))
 	})
-	if err != nil {
-		t.Fatal(err)
+	if left || err != nil {
+		t.Fatal(left, err)
 	}
 	return all
 }
