@@ -96,8 +96,10 @@ func TestPaceOfInverters(t *testing.T) {
 	wire := modbus.Endpoint{Kind: modbus.KindRTU, Line: modbus.Line{Device: "/dev/x"}}
 	gateway := modbus.Endpoint{Kind: modbus.KindTCP, Address: "h:502"}
 	all := []InverterSettings{
-		{Name: "a", Connect: wire, Profile: quick}, {Name: "b", Connect: wire, Profile: slow},
-		{Name: "c", Connect: gateway, Profile: slow}, {Name: "d", Connect: gateway, Profile: quick},
+		{Name: "a", Connect: wire, Profile: quick},
+		{Name: "b", Connect: wire, Profile: slow},
+		{Name: "c", Connect: gateway, Profile: slow},
+		{Name: "d", Connect: gateway, Profile: quick},
 	}
 	dial := dialModbus(all)
 	var sources []modbusSource

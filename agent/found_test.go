@@ -63,53 +63,56 @@ func telling(serial string, scale int16, limit bool) []uint16 {
 	return append(words, 0xffff, 0)
 }
 
-// story is what the cloud was told, message by message: the values of pac, and
-// of inventories what they say of inv1.
+// story is what the cloud was told of inv1, message by message: that there were
+// samples with pac, and what inventories say.
 func (r *rig) story() (story []string) {
 	r.cloud.mu.Lock()
 	defer r.cloud.mu.Unlock()
 	seen := map[wire.MessageID]bool{}
 	for _, q := range r.cloud.requests {
 		for _, m := range q.Messages {
-			if seen[m.ID] {
-				continue
+			line := ""
+			if !seen[m.ID] {
+				line = r.tells(m)
 			}
 			seen[m.ID] = true
-			line := ""
-			switch m.Kind {
-			case wire.KindInventory:
-				v, err := wire.DecodeInventory(m.Body)
-				if err != nil {
-					r.t.Fatal(err)
-				}
-				in := v.Inverters["inv1"]
-				line = fmt.Sprintf("%s serial=%s points=%d", in.Profile, in.Serial, len(in.Points))
-				for _, p := range in.Points {
-					switch p.Name {
-					case "pac":
-						line += fmt.Sprint(" pac=", p.Exponent)
-					case "export_power_percent":
-						line += " limited"
-					}
-				}
-			case wire.KindTelemetry:
-				b, err := wire.DecodeTelemetry(m.Body)
-				if err != nil {
-					r.t.Fatal(err)
-				}
-				if b.Inverter != "inv1" || !slices.Contains(b.Points, "pac") {
-					continue
-				}
-				line = "samples"
-			default:
-				continue
-			}
-			if n := len(story); n == 0 || story[n-1] != line {
+			if n := len(story); line != "" && (n == 0 || story[n-1] != line) {
 				story = append(story, line)
 			}
 		}
 	}
 	return story
+}
+
+// tells is what a message says of inv1; empty if nothing.
+func (r *rig) tells(m wire.Message) string {
+	if m.Kind == wire.KindTelemetry {
+		b, err := wire.DecodeTelemetry(m.Body)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if b.Inverter == "inv1" && slices.Contains(b.Points, "pac") {
+			return "samples"
+		}
+	}
+	if m.Kind != wire.KindInventory {
+		return ""
+	}
+	v, err := wire.DecodeInventory(m.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	in := v.Inverters["inv1"]
+	line := fmt.Sprintf("%s serial=%s points=%d", in.Profile, in.Serial, len(in.Points))
+	for _, p := range in.Points {
+		switch p.Name {
+		case "pac":
+			line += fmt.Sprint(" pac=", p.Exponent)
+		case "export_power_percent":
+			line += " limited"
+		}
+	}
+	return line
 }
 
 // TestInverterThatTellsWhatItIs: until it does, nothing is told of it and the

@@ -100,8 +100,17 @@ func TestNext(t *testing.T) {
 		want    int
 		wait    time.Duration
 	}{
-		{"r", 0, 0}, {"rr", 0, 0}, {"w", 0, 0}, {"rw", 1, 0}, {"rrwrw", 2, 0}, {"wrw", 0, 0},
-		{"Rr", 1, 0}, {"WRrw", 3, 0}, {"Wr", 1, 0}, {"WR", -1, 5 * time.Second}, {"WRq", -1, 3 * time.Second},
+		{"r", 0, 0},
+		{"rr", 0, 0},
+		{"w", 0, 0},
+		{"rw", 1, 0},
+		{"rrwrw", 2, 0},
+		{"wrw", 0, 0},
+		{"Rr", 1, 0},
+		{"WRrw", 3, 0},
+		{"Wr", 1, 0},
+		{"WR", -1, 5 * time.Second},
+		{"WRq", -1, 3 * time.Second},
 	} {
 		var waiting []*ticket
 		for _, c := range x.waiting {

@@ -265,3 +265,31 @@ func TestSharedProfilesSayWhatTheyRestOn(t *testing.T) {
 		}
 	}
 }
+
+// A lifetime counter that drops to 0 for a moment is no value: afterwards it would
+// count its whole life again.
+func TestCountersAreNeverZero(t *testing.T) {
+	checked := 0
+	for _, name := range List() {
+		p, err := Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range p.Registers {
+			if p.Trust != inverter.Community || r.Point.Name != "energy_total" && r.Point.Name != "energy_pv_total" {
+				continue
+			}
+			checked++
+			words := make([]uint16, r.Type.Words())
+			if r.Scale.Given {
+				words = append(words, 0)
+			}
+			if raw, err := r.Decode(words); err == nil {
+				t.Errorf("%s: %s is %d", name, r.Point.Name, raw)
+			}
+		}
+	}
+	if checked < 10 {
+		t.Errorf("only %d counters were looked at", checked)
+	}
+}
