@@ -411,3 +411,20 @@ func TestHTTPAnswers(t *testing.T) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
+
+// TestWriteThatWaitsForALateAnswer: before a write that might be confirmed by the
+// late answer to another one, the unit is asked something else. When that is not
+// answered, the write was never sent, and the error tells so.
+func TestWriteThatWaitsForALateAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newLineRig(t, modbus.Line{})
+		wait := r.device(len(writeFrame), len(readFrame))
+		for i, notExecuted := range []bool{false, true} {
+			_, err := r.Do(t.Context(), writing)
+			if !errors.Is(err, modbus.ErrNoAnswer) || modbus.NotExecuted(err) != notExecuted {
+				t.Errorf("write %d: %v; certainly not executed: %v, want %v", i+1, err, modbus.NotExecuted(err), notExecuted)
+			}
+		}
+		wait()
+	})
+}
