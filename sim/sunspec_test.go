@@ -19,6 +19,7 @@ import (
 	"ecowatt/inverter/modbus"
 	"ecowatt/inverter/profile"
 	"ecowatt/inverter/sunspec"
+	"ecowatt/sim/fault"
 )
 
 // discovered is the profile that is made of the map of the unit.
@@ -276,6 +277,23 @@ func TestSunSpecFallsBackToAValue(t *testing.T) {
 	})
 }
 
+// TestSunSpecIsReverted: another controller brings back all that was there before
+// the first write that it undoes: the limit, and that it was not enabled.
+func TestSunSpecIsReverted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiting(t, Integers)
+		l.must(l.value, 7000)
+		if err := l.Misbehave(fault.Rule{Kind: fault.Revert, For: time.Minute, Probability: 1}); err != nil {
+			t.Fatal(err)
+		}
+		l.must(l.value, 4000)
+		time.Sleep(10 * time.Second)
+		l.must(l.enable, 1)
+		l.wants(49*time.Second, 4000, 1, 40)
+		l.wants(2*time.Second, 7000, 0, 100)
+	})
+}
+
 // TestSunSpecBlock: all that belongs to a limit can be written at once, is
 // carried out as a whole or not at all, and what the inverter does not have is
 // passed over.
@@ -343,6 +361,10 @@ func TestProfileStates(t *testing.T) {
 	}}}
 	bare := own
 	bare.Sleeping, bare.Registers = inverter.Sleeping{Point: "mode", Values: []int64{0, 5}}, []inverter.Register{{Point: ecowatt.Point{Name: "mode"}, Table: inverter.Holding}}
+	both := own // that it waits and that it sleeps are the same to it
+	both.Registers = []inverter.Register{{
+		Point: ecowatt.Point{Name: "mode"}, Table: inverter.Holding, Type: inverter.Enum16, Names: []inverter.Name{{Number: 0, Text: "waiting"}, {Number: 1, Text: "normal"}},
+	}}
 	for _, x := range []struct {
 		p     inverter.Profile
 		point string
@@ -352,6 +374,7 @@ func TestProfileStates(t *testing.T) {
 		{shipped(t, "sungrow-sg"), "state", map[Status]float64{Sleeping: 0x1200, Waiting: 0x1400, Producing: 0, Limited: 0x8200, Derated: 0x8100}},
 		{shipped(t, "growatt-mic"), "state", map[Status]float64{Sleeping: 0, Waiting: 0, Producing: 1, Limited: 1, Derated: 1}},
 		{own, "mode", map[Status]float64{Sleeping: 0, Waiting: 3, Producing: 3, Limited: 3}},
+		{both, "mode", map[Status]float64{Sleeping: 0, Waiting: 1, Producing: 1}},
 		{bare, "mode", map[Status]float64{Sleeping: 0, Waiting: 6, Producing: 6}},
 	} {
 		s, err := New(Options{Inverters: one(x.p)})
