@@ -85,16 +85,16 @@ func readKeys(inverters []InverterSettings, dir string) error {
 			name = filepath.Join(dir, name)
 		}
 		var err error
-		if inverters[i].Key, err = readKey(name); err != nil {
+		if inverters[i].Key, err = ReadKey(name); err != nil {
 			return fmt.Errorf("inverters[%d]: key_file: %w", i, err)
 		}
 	}
 	return nil
 }
 
-// readKey reads the key in a file that only its owner may read. Errors never
-// tell what is in it.
-func readKey(name string) (modbus.Key, error) {
+// ReadKey reads the key of an HTTP interface in a file that only its owner may
+// read. Errors never tell what is in it.
+func ReadKey(name string) (modbus.Key, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err

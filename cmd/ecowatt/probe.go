@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ecowatt"
+	"ecowatt/agent"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
 	"ecowatt/inverter/profile"
@@ -49,7 +50,7 @@ With --json, missing values are null:
 	}
 	names := strings.Join(profile.List(), ", ")
 	c.Flags().StringVar(&profileName, "profile", "", "register map of the inverter, as 'ecowatt profile list' tells them, or "+sunspecProfile)
-	dir := profilesFlag(c)
+	dir, key := profilesFlag(c), keyFlag(c)
 	c.Flags().Uint8Var(&unit, "unit", 0, "unit id of the inverter (default that of the profile)")
 	c.Flags().DurationVar(&timeout, "timeout", modbus.DefaultTimeout, "how long to wait for each answer (the profile's, where it has one)")
 	asJSON := jsonFlag(c)
@@ -75,7 +76,11 @@ With --json, missing values are null:
 		if p.Timing.Timeout > 0 && !cmd.Flags().Changed("timeout") {
 			timeout = p.Timing.Timeout
 		}
-		client := at.Client(modbus.ClientOptions{Timeout: timeout, ConnectDelay: p.Timing.Connect})
+		o := modbus.ClientOptions{Timeout: timeout, ConnectDelay: p.Timing.Connect}
+		if o.Key, err = readKeyOf(at, *key); err != nil {
+			return err
+		}
+		client := at.Client(o)
 		bus := modbus.NewBus(client, modbus.BusOptions{Gap: p.Timing.Gap})
 		report := probeReport{Endpoint: at.String(), Unit: unit}
 		if profileName == sunspecProfile {
@@ -97,6 +102,25 @@ With --json, missing values are null:
 		return report.table().render(a.stdout)
 	}
 	return c
+}
+
+func keyFlag(c *cobra.Command) *string {
+	return c.Flags().String("key-file", "", "file with the key that an http address asks for")
+}
+
+// readKeyOf reads the key of the endpoint in a file; none where file is "".
+func readKeyOf(at modbus.Endpoint, file string) (modbus.Key, error) {
+	if file == "" {
+		return "", nil
+	}
+	if at.Kind != modbus.KindHTTP {
+		return "", usagef("--key-file: only an http address has a key")
+	}
+	k, err := agent.ReadKey(file)
+	if err != nil {
+		return "", fmt.Errorf("--key-file: %w", err)
+	}
+	return k, nil
 }
 
 // probeReport is the JSON of "ecowatt probe".

@@ -6,6 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +170,8 @@ func TestProbeRefuses(t *testing.T) {
 		{nobody + " --profile ecowatt-sim", 2, []string{nobody, "modbus-tcp://HOST:PORT"}},
 		{"modbus-tcp://" + nobody + " --profile ecowatt-sim --unit 256", 2, []string{"--unit", "256"}},
 		{"modbus-tcp://" + nobody + " --profile ecowatt-sim --timeout 0s", 2, []string{"--timeout", "0s"}},
+		{"modbus-tcp://" + nobody + " --profile ecowatt-sim --key-file /dev/null", 2, []string{"--key-file", "only an http address"}},
+		{"http://" + nobody + " --profile ecowatt-sim --key-file /dev/null", 1, []string{"--key-file", "/dev/null is no file"}},
 		{"", 2, []string{"modbus-tcp://HOST:PORT"}},
 		{"modbus-tcp://a modbus-tcp://b", 2, []string{"modbus-tcp://b"}},
 	} {
@@ -195,5 +201,31 @@ func TestProbeAsksOnce(t *testing.T) {
 	began := time.Now()
 	if code, _, _ := probeCommand(t, "modbus-tcp://"+address, "--profile", "ecowatt-sim", "--timeout", "50ms"); code != 1 || len(asked) != 1 {
 		t.Errorf("exit code %d, asked %d times in %v", code, len(asked), time.Since(began))
+	}
+}
+
+// TestProbeKey: the key goes to the inverter and nowhere else.
+func TestProbeKey(t *testing.T) {
+	const secret = "Tk9UIEEgS0VZ:x"
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"probe", server.URL, "--profile", "ecowatt-sim", "--key-file", file},
+		{"profile", "discover", server.URL, "--name", "roof", "--key-file", file},
+	} {
+		asked = nil
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), args, func(string) string { return "" }, stdio{in: strings.NewReader(""), out: &stdout, err: &stderr})
+		if code != int(exitFailed) || len(asked) != 1 || asked[0] != secret || strings.Contains(stdout.String()+stderr.String(), secret) {
+			t.Errorf("%s: exit code %d, asked with %q\n%s%s", args[0], code, asked, &stdout, &stderr)
+		}
 	}
 }

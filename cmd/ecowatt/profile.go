@@ -186,7 +186,7 @@ written to the inverter.`,
 		Args:    arguments("modbus-tcp://HOST:PORT"),
 	}
 	name := c.Flags().String("name", "", "name of the profile, which is also that of its file")
-	unit := c.Flags().Uint8("unit", 1, "unit id of the inverter")
+	unit, key := c.Flags().Uint8("unit", 1, "unit id of the inverter"), keyFlag(c)
 	timeout := c.Flags().Duration("timeout", modbus.DefaultTimeout, "how long to wait for each answer")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		at, err := modbus.ParseEndpoint(args[0])
@@ -199,7 +199,11 @@ written to the inverter.`,
 		if *timeout <= 0 {
 			return usagef("--timeout: %v is no time to wait", *timeout)
 		}
-		client := at.Client(modbus.ClientOptions{Timeout: *timeout})
+		o := modbus.ClientOptions{Timeout: *timeout}
+		if o.Key, err = readKeyOf(at, *key); err != nil {
+			return err
+		}
+		client := at.Client(o)
 		p, err := discover(cmd.Context(), client.Do, *name, *unit)
 		if err = errors.Join(err, client.Close()); err != nil {
 			return hinted(fmt.Errorf("%v: %w", at, err), "Is SunSpec switched on in the inverter, and are address and unit right?")
