@@ -328,6 +328,16 @@ func TestOrders(t *testing.T) {
 	}
 }
 
+// A rotation of one device that waits goes out at once as well.
+func TestRotationWakes(t *testing.T) {
+	c := newCloud(t)
+	c.add("roof-1", "")
+	r := c.do("POST", devicePath+"/key-rotation", c.tokens[access.Administrator], `{}`)
+	if r.status != http.StatusAccepted || len(c.woken) != 1 {
+		t.Errorf("%d %s, woken: %v", r.status, r.body, c.woken)
+	}
+}
+
 func TestPowerLimits(t *testing.T) {
 	c := newCloud(t)
 	c.running()

@@ -17,6 +17,7 @@ const (
 	listCommands    = selectCommand + `WHERE c.device = $1 AND c.seq < $2 ORDER BY c.seq DESC LIMIT $3`
 	listCommandsIn  = selectCommand + `WHERE c.device = $1 AND c.state = $2 AND c.seq < $3 ORDER BY c.seq DESC LIMIT $4`
 	commandsOfOrder = selectCommand + `WHERE c.order_id = $1`
+	countCommands   = `SELECT state, count(*) FROM command GROUP BY state`
 	keyOfDevice     = selectCommand + `WHERE c.device = (SELECT k.id FROM device k WHERE k.name = $1) AND c.operator = $2 AND c.client_key = $3`
 )
 
@@ -125,7 +126,7 @@ func (s *Store) CommandCounts(ctx context.Context) (map[command.State]uint64, er
 	for _, state := range command.States() {
 		counts[state] = 0
 	}
-	rows, err := s.read.QueryContext(ctx, `SELECT state, count(*) FROM command GROUP BY state`)
+	rows, err := s.read.QueryContext(ctx, countCommands)
 	if err != nil {
 		return nil, fmt.Errorf("counting commands: %w", unavailable(err))
 	}
