@@ -214,7 +214,13 @@ func (t Task) prepareLimit(v Inverter) (Task, error) {
 	case i < 0:
 		return t, refused(CodeNotWritable, "arguments.inverter", fmt.Sprintf("the power of %s cannot be limited: it has no %s to be written", v.Name, limitPoint))
 	}
-	return t, checkValue(t.Percent, v.Points[i], "arguments.percent")
+	p := v.Points[i]
+	if _, exact := rawOf(t.Percent, p.Exponent); exact {
+		return t, checkValue(t.Percent, p, "arguments.percent")
+	}
+	// The device rounds it down to what the register holds, so that it is kept.
+	held := math.Floor(t.Percent*math.Pow10(-p.Exponent)) * math.Pow10(p.Exponent)
+	return t, checkValue(held, p, "arguments.percent")
 }
 
 // withDefaults completes a power limit.

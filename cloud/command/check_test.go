@@ -39,7 +39,7 @@ func TestPrepare(t *testing.T) {
 		{"limit without percent", roof, SetPowerLimit, `{}`, "arguments.percent invalid"},
 		{"limit beyond", roof, SetPowerLimit, `{"percent":101}`, "arguments.percent out_of_range"},
 		{"limit below", roof, SetPowerLimit, `{"percent":-1}`, "arguments.percent out_of_range"},
-		{"limit between", roof, SetPowerLimit, `{"percent":33.5}`, "arguments.percent not_representable"},
+		{"limit between", roof, SetPowerLimit, `{"percent":33.5}`, "limit inv1 to 33.5 % for 1h, then restore"},
 		{"lease of nothing", roof, SetPowerLimit, `{"percent":40,"lease_s":0}`, "arguments.lease_s out_of_range"},
 		{"endless lease", roof, SetPowerLimit, `{"percent":40,"lease_s":9223372036854775807}`, "arguments.lease_s out_of_range"},
 		{"odd end", roof, SetPowerLimit, `{"percent":40,"on_end":"explode"}`, "arguments.on_end invalid"},

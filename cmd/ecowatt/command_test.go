@@ -104,7 +104,7 @@ func TestCommandUsage(t *testing.T) {
 		{2, `^ecowatt: --for: "soon" is no time span; write 30s, 5m, 2h or 7d$`, []string{"limit", "roof-1", "40", "--for", "soon"}},
 		{2, `^ecowatt: arguments\.lease_s: `, []string{"limit", "roof-1", "40", "--for", "31d"}},
 		{2, `^ecowatt: arguments\.percent: `, []string{"limit", "roof-1", "101"}},
-		{2, `^ecowatt: arguments\.percent: export_power_percent takes steps of 1 %$`, []string{"limit", "roof-1", "40.5"}},
+		{2, `^ecowatt: arguments\.value: export_power_percent takes steps of 1 %$`, []string{"write", "roof-1", "export_power_percent", "40.5"}},
 		{2, `^ecowatt: arguments\.on_end: `, []string{"limit", "roof-1", "40", "--on-end", "bang"}},
 		{2, `^ecowatt: arguments\.inverter: there is no inverter "inv9"; the device has inv1$`, []string{"limit", "roof-1", "40", "--inverter", "inv9"}},
 		{2, `^ecowatt: arguments\.point: pac of inv1 cannot be written$`, []string{"write", "roof-1", "pac", "1"}},
