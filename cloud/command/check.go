@@ -155,20 +155,25 @@ func (t Task) checkWrite(v Inverter) error {
 // checkValue says whether the register of a point takes a value.
 func checkValue(value float64, p ecowatt.Point, field string) error {
 	raw, exact := rawOf(value, p.Exponent)
-	unit := ""
-	if p.Unit != "" {
-		unit = " " + p.Unit
-	}
 	switch {
 	case !exact && (math.IsNaN(value) || math.IsInf(value, 0) || math.Abs(value) >= 1<<53):
 		return refused(CodeOutOfRange, field, "it is no number that a register holds")
 	case !exact:
-		return refused(CodeNotRepresentable, field, fmt.Sprintf("%s takes steps of %s%s", p.Name, ecowatt.Decimal(1, p.Exponent), unit))
-	case raw < p.Min || raw > p.Max:
-		return refused(CodeOutOfRange, field,
-			fmt.Sprintf("%s takes %s to %s%s", p.Name, ecowatt.Decimal(p.Min, p.Exponent), ecowatt.Decimal(p.Max, p.Exponent), unit))
+		return refused(CodeNotRepresentable, field, fmt.Sprintf("%s takes steps of %s", p.Name, withUnit(1, p)))
+	}
+	return checkRaw(raw, p, field)
+}
+
+// checkRaw says whether a raw value is one that may be written.
+func checkRaw(raw int64, p ecowatt.Point, field string) error {
+	if raw < p.Min || raw > p.Max {
+		return refused(CodeOutOfRange, field, fmt.Sprintf("%s takes %s to %s", p.Name, ecowatt.Decimal(p.Min, p.Exponent), withUnit(p.Max, p)))
 	}
 	return nil
+}
+
+func withUnit(raw int64, p ecowatt.Point) string {
+	return strings.TrimSpace(ecowatt.Decimal(raw, p.Exponent) + " " + p.Unit)
 }
 
 // rawOf returns the integer of which value, as people write it, is × 10^exponent;
@@ -214,13 +219,11 @@ func (t Task) prepareLimit(v Inverter) (Task, error) {
 	case i < 0:
 		return t, refused(CodeNotWritable, "arguments.inverter", fmt.Sprintf("the power of %s cannot be limited: it has no %s to be written", v.Name, limitPoint))
 	}
-	p := v.Points[i]
-	if _, exact := rawOf(t.Percent, p.Exponent); exact {
-		return t, checkValue(t.Percent, p, "arguments.percent")
+	raw, exact := rawOf(t.Percent, v.Points[i].Exponent)
+	if !exact { // the device rounds it down, so that the limit is kept
+		raw = int64(math.Floor(t.Percent * math.Pow10(-v.Points[i].Exponent)))
 	}
-	// The device rounds it down to what the register holds, so that it is kept.
-	held := math.Floor(t.Percent*math.Pow10(-p.Exponent)) * math.Pow10(p.Exponent)
-	return t, checkValue(held, p, "arguments.percent")
+	return t, checkRaw(raw, v.Points[i], "arguments.percent")
 }
 
 // withDefaults completes a power limit.

@@ -22,6 +22,24 @@ func roof() Target {
 	}}}}
 }
 
+// A limit that lies between two raw values is one that the device can keep, by
+// rounding it down; what that makes of it must be in range as well.
+func TestLimitIsRoundedDown(t *testing.T) {
+	for _, x := range []struct {
+		exponent int
+		min      int64
+		percent  float64
+		want     bool
+	}{{-1, 0, 33.33, true}, {-1, 334, 33.33, false}, {-1, 333, 33.33, true}, {0, 0, 0.5, true}, {0, 1, 0.5, false}, {0, 0, 100, true}, {0, 30, 29.99, false}} {
+		d := roof()
+		d.Inverters[0].Points[1].Exponent, d.Inverters[0].Points[1].Min, d.Inverters[0].Points[1].Max = x.exponent, x.min, 1000
+		_, err := Task{Action: SetPowerLimit, Percent: x.percent}.Prepare(d)
+		if (err == nil) != x.want {
+			t.Errorf("%+v: %v", x, err)
+		}
+	}
+}
+
 func TestPrepare(t *testing.T) {
 	off := func(change func(*Target)) func() Target {
 		return func() Target { d := roof(); change(&d); return d }
