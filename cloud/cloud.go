@@ -234,7 +234,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	if err != nil {
 		return nil, fmt.Errorf("making the gateway: %w", err)
 	}
-	s.tell = devices.Run
+	s.tell, s.wake = devices.Run, devices.Wake
 	operators, err := api.New(api.Options{
 		Fleet: s.db, Telemetry: s.db, Log: s.db, Tokens: s.db,
 		Registry:    registry.New(s.db, keys, rand.Reader),
@@ -259,11 +259,10 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	return mux, nil
 }
 
-// metrics are what /metrics shows. Commands are left out while the database does
-// not answer.
+// metrics are what /metrics shows. What is counted in the database is left out while
+// that does not answer.
 func (s *server) metrics(ctx context.Context, devices *gateway.Gateway) []api.Metric {
-	c := s.db.Counts()
-	all := counts(c, devices)
+	all := counts(s.db.Counts(), devices)
 	commands, err := s.db.CommandCounts(ctx)
 	if err != nil {
 		s.logger.WarnContext(ctx, "commands could not be counted", "error", err)
@@ -273,11 +272,20 @@ func (s *server) metrics(ctx context.Context, devices *gateway.Gateway) []api.Me
 	for state, n := range commands {
 		states[string(state)] = n
 	}
-	return append(all, api.Metric{Name: "ecowatt_commands", Help: "Commands that there are, by state.", Label: "state", Values: states, Gauge: true})
+	pending, drifted, err := s.db.ConfigCounts(ctx)
+	if err != nil {
+		s.logger.WarnContext(ctx, "configurations could not be counted", "error", err)
+		return all
+	}
+	return append(all,
+		api.Metric{Name: "ecowatt_commands", Help: "Commands that there are, by state.", Label: "state", Values: states, Gauge: true},
+		api.Metric{Name: "ecowatt_config_pending_devices", Help: "Devices that have not answered what is desired of them.", Values: one(pending), Gauge: true},
+		api.Metric{Name: "ecowatt_config_drift_devices", Help: "Devices that have answered, and do not have in force what is desired.", Values: one(drifted), Gauge: true})
 }
 
+func one(n uint64) map[string]uint64 { return map[string]uint64{"": n} }
+
 func counts(c store.Counts, devices *gateway.Gateway) []api.Metric {
-	one := func(n uint64) map[string]uint64 { return map[string]uint64{"": n} }
 	refused := map[string]uint64{}
 	for reason, n := range devices.Counters() {
 		refused[string(reason)] = n

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"ecowatt"
 	"ecowatt/cloud/store"
 )
 
@@ -26,6 +27,9 @@ const (
 	purgeTime = 10 * time.Minute
 	// lapseTime is how long after its time a command may be given up.
 	lapseTime = 5 * time.Second
+	// spreadTime is after how long at most a change of a group or a template begins
+	// to reach those devices that were too many for its own transaction.
+	spreadTime = time.Second
 	// stopTime is how long requests may take to finish when the cloud stops.
 	stopTime = 15 * time.Second
 )
@@ -42,6 +46,8 @@ type server struct {
 	// tell tells the audit log what strangers do, until its context ends. Nil for
 	// nothing to tell.
 	tell func(context.Context) error
+	// wake sends the answer that is held back for a device. Nil for none held.
+	wake func(ecowatt.DeviceID)
 }
 
 // run serves until ctx ends, or a part of the server fails. Requests finish
@@ -56,6 +62,7 @@ func (s *server) run(ctx context.Context) error {
 	go func() { committed <- s.db.Run(commit) }()
 	duties.Go(func() { s.purge(commit) })
 	duties.Go(func() { s.lapse(commit) })
+	duties.Go(func() { s.spread(commit) })
 	telling, stopTelling := context.WithCancel(outlive)
 	defer stopTelling()
 	told := make(chan error, 1)
@@ -142,6 +149,32 @@ func (s *server) lapse(ctx context.Context) {
 	for {
 		if err := s.db.LapseCommands(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			s.logger.WarnContext(ctx, "commands whose time is over were not given up; it is tried again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// spread lets changes of groups and templates reach their devices, a few at a time
+// so that exchanges need not wait, until ctx ends.
+func (s *server) spread(ctx context.Context) {
+	tick := time.NewTicker(spreadTime)
+	defer tick.Stop()
+	for {
+		devices, more, err := s.db.SpreadConfig(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.logger.WarnContext(ctx, "a change of configurations does not reach its devices; it is tried again", "error", err)
+		}
+		if s.wake != nil {
+			for _, device := range devices {
+				s.wake(device)
+			}
+		}
+		if more && ctx.Err() == nil {
+			continue
 		}
 		select {
 		case <-ctx.Done():

@@ -54,6 +54,18 @@ type ConfigUpdate struct {
 	Parameters map[string]any // see Command.Arguments for the values
 }
 
+// EncodedSize returns how many bytes of an answer's body the update takes, with its
+// key; it is beyond every answer where it cannot be encoded.
+func (u ConfigUpdate) EncodedSize() int {
+	w := &writer{}
+	w.config(u)
+	b, err := w.done()
+	if err != nil {
+		return MaxAnswer
+	}
+	return 1 + len(b)
+}
+
 // Command is something for the device to do.
 type Command struct {
 	ID       CommandID
@@ -130,10 +142,7 @@ func EncodeAnswer(a Answer) ([]byte, error) {
 		}
 	}
 	if a.Config != nil {
-		w := t.key(3)
-		w.array(2)
-		w.uint(a.Config.Revision)
-		dict(w, a.Config.Parameters, w.value)
+		t.key(3).config(*a.Config)
 	}
 	if len(a.Commands) > 0 {
 		w := t.key(4)
@@ -161,6 +170,12 @@ func EncodeAnswer(a Answer) ([]byte, error) {
 		w.textOrNull(a.Failure.Text)
 	}
 	return w.done()
+}
+
+func (w *writer) config(u ConfigUpdate) {
+	w.array(2)
+	w.uint(u.Revision)
+	dict(w, u.Parameters, w.value)
 }
 
 func (w *writer) command(c Command) {

@@ -119,6 +119,7 @@ func TestPermissions(t *testing.T) {
 		SeeAudit:      {Viewer, Operator, Administrator},
 		ChangeDevice:  {Operator, Administrator},
 		OrderCommands: {Operator, Administrator},
+		ChangeConfig:  {Operator, Administrator},
 		AddDevice:     {Administrator},
 		RotateKeys:    {Administrator},
 		RecoverDevice: {Administrator},

@@ -52,6 +52,7 @@ const (
 	SeeAudit                        // read the audit log and its events
 	ChangeDevice                    // group, notes, disabled
 	OrderCommands                   // tell devices to do something, or not to
+	ChangeConfig                    // set what devices are to have set
 	AddDevice                       // makes a key and hands it out
 	RotateKeys                      // replaces keys, of one device or of all
 	RecoverDevice                   // lets a device in with a key that was replaced
@@ -71,6 +72,8 @@ func (a Action) String() string {
 		return "change a device"
 	case OrderCommands:
 		return "order commands"
+	case ChangeConfig:
+		return "change a configuration"
 	case AddDevice:
 		return "add a device"
 	case RotateKeys:
@@ -89,7 +92,7 @@ func (a Action) needs() Role {
 	switch a {
 	case SeeFleet, SeeTelemetry, SeeAudit:
 		return Viewer
-	case ChangeDevice, OrderCommands:
+	case ChangeDevice, OrderCommands, ChangeConfig:
 		return Operator
 	case AddDevice, RotateKeys, RecoverDevice, ManageKeyring:
 		return Administrator

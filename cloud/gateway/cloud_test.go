@@ -195,7 +195,7 @@ func (c *cloud) countedInAll(n int) {
 func (c *cloud) dump() string {
 	c.t.Helper()
 	var all strings.Builder
-	for _, table := range []string{"device", "device_key", "session", "hs_seen", "message", "block", "boot", "inventory", "alarm", "audit", "token", "command", "command_order", "command_refusal", "lease"} {
+	for _, table := range []string{"device", "device_key", "session", "hs_seen", "message", "block", "boot", "inventory", "alarm", "audit", "token", "command", "command_order", "command_refusal", "lease", "config_layer", "config_revision", "config_report", "config_due"} {
 		for _, row := range c.rows("SELECT * FROM " + table) {
 			fmt.Fprintln(&all, table, row)
 		}

@@ -71,7 +71,7 @@ func (g *Gateway) exchangeRefused(ctx context.Context, doing string, err error) 
 // understand makes a unit of work of the body of a request. opening is the error
 // that came with it: what was inside the seal was not even padded right.
 func understand(claim session.Claim, body []byte, opening error) *unit {
-	u := &unit{claim: claim}
+	u := &unit{claim: claim, slot: claim.Session.Slot}
 	if opening != nil {
 		u.problem = opening.Error()
 		return u
@@ -94,7 +94,7 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 	if f := q.Firmware; f != nil {
 		u.firmware = &registry.Firmware{Release: f.Release, State: string(f.State), Version: clean(f.Version, maxLine)}
 	}
-	kept := room - u.reserveCommands(room)
+	kept := room - u.reserveCommands(u.reserveConfig(room))
 	u.messages, u.room = plan(q.Messages, room-kept, claim)
 	u.room += kept
 	return u
@@ -102,7 +102,7 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 
 // seal makes the answer to a request whose unit is on disk.
 func (g *Gateway) seal(keys key.Session, claim session.Claim, mac record.MAC, u *unit) ([]byte, error) {
-	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, Commands: u.commands, NextSlot: g.slot}
+	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, Config: u.config, Commands: u.commands, NextSlot: u.nextSlot(g.slot)}
 	if u.offers {
 		answer.KeyOffer = u.offer
 	}

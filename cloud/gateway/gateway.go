@@ -71,6 +71,7 @@ type Tx interface {
 	Append(r audit.Record) error
 	Alarms
 	Commands
+	Configuration
 }
 
 // Of makes a Store of one whose transactions have a type of their own, as those

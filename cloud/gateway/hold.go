@@ -166,6 +166,7 @@ func (g *Gateway) resume(ctx context.Context, u *unit) (later *unit, ok bool) {
 	}
 	later = &unit{claim: session.Claim{Session: s, Seq: u.claim.Seq, At: g.now(), Boot: u.claim.Boot}, limit: u.limit, hold: u.hold}
 	later.room = later.reserve(later.limit)
+	later.slot = s.Slot
 	g.key(ctx, later)
 	if err := g.store.Commit(ctx, later.resume); err != nil {
 		later.destroyOffer()

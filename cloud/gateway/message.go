@@ -11,6 +11,7 @@ import (
 	"ecowatt"
 	"ecowatt/cloud/audit"
 	"ecowatt/cloud/command"
+	"ecowatt/cloud/config"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
 	"ecowatt/cloud/session"
@@ -39,6 +40,7 @@ type message struct {
 	log       []audit.Record
 	leases    []command.LeaseEvent
 	report    *command.Report
+	answer    *config.Answer
 	inventory *registry.Inventory
 }
 
@@ -83,9 +85,7 @@ func look(m wire.Message, claim session.Claim) message {
 	case wire.KindInventory:
 		x.inventory, err = inventory(m.Body)
 	case wire.KindConfigAck:
-		if _, err = wire.DecodeConfigAck(m.Body); err == nil {
-			err = unasked(m.Kind)
-		}
+		x.answer, err = configAnswer(m.Body)
 	case wire.KindCommandResult:
 		x.report, err = commandReport(m.Body)
 	case wire.KindFotaStatus:
@@ -101,9 +101,8 @@ func look(m wire.Message, claim session.Claim) message {
 	return x
 }
 
-// unasked says that a report is about nothing: this cloud sends no configuration,
-// and no firmware. To keep such a message for later would fill the
-// device with what nobody will ever ask for.
+// unasked says that a report is about nothing: this cloud sends no firmware. To keep
+// such a message for later would fill the device with what nobody will ever ask for.
 func unasked(kind wire.Kind) error {
 	return &ingest.InvalidError{Problem: fmt.Sprintf("a %v for what was never sent from here", kind)}
 }

@@ -147,10 +147,12 @@ func TestInvalidMessages(t *testing.T) {
 		}))},
 		"an unknown kind": {ID: random16(t), Kind: 7, Body: []byte{0}},
 		"kind 2^64 - 1":   {ID: random16(t), Kind: 1<<64 - 1, Body: []byte{0}},
-		"config_ack":      {ID: random16(t), Kind: wire.KindConfigAck, Body: must(wire.EncodeConfigAck(wire.ConfigAck{}))},
-		"command_result":  {ID: random16(t), Kind: wire.KindCommandResult, Body: must(wire.EncodeCommandResult(wire.CommandResult{Status: wire.CommandFailed}))},
-		"fota_status":     {ID: random16(t), Kind: wire.KindFotaStatus, Body: must(wire.EncodeFotaStatus(wire.FotaStatus{}))},
-		"no config_ack":   {ID: random16(t), Kind: wire.KindConfigAck, Body: []byte{0}},
+		"config_ack": {ID: random16(t), Kind: wire.KindConfigAck, Body: must(wire.EncodeConfigAck(wire.ConfigAck{
+			Revision: 1, Accepted: []string{"night_mode"}, Unchanged: []string{"night_mode"},
+		}))},
+		"command_result": {ID: random16(t), Kind: wire.KindCommandResult, Body: must(wire.EncodeCommandResult(wire.CommandResult{Status: wire.CommandFailed}))},
+		"fota_status":    {ID: random16(t), Kind: wire.KindFotaStatus, Body: must(wire.EncodeFotaStatus(wire.FotaStatus{}))},
+		"no config_ack":  {ID: random16(t), Kind: wire.KindConfigAck, Body: []byte{0}},
 	}
 	for name, m := range invalid {
 		before, after := d.block(c.time(), 1, 1), d.block(c.time().Add(time.Second), 1, 2)

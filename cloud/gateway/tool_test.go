@@ -16,6 +16,7 @@ import (
 
 	"ecowatt/cloud/audit"
 	"ecowatt/cloud/command"
+	"ecowatt/cloud/config"
 	"ecowatt/cloud/gateway"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
@@ -69,6 +70,12 @@ func (noTx) Report(int64, registry.Report) (registry.News, error) { return regis
 func (noTx) Append(audit.Record) error                            { return nil }
 func (noTx) Alarm(a session.Alarm) (int64, error)                 { return a.Count, nil }
 func (noTx) Overdue(time.Time) (session.Alarm, bool, error)       { return session.Alarm{}, false, nil }
+
+func (noTx) PendingConfig(int64) (config.Update, bool, error) { return config.Update{}, false, nil }
+func (noTx) ConfigSent(int64, uint64, time.Time) error        { return nil }
+func (noTx) SettleConfig(int64, config.Answer, time.Time) (config.Settlement, error) {
+	return config.Settlement{}, nil
+}
 
 func (noTx) StandingCommands(int64, time.Time) ([]command.Command, error) { return nil, nil }
 func (noTx) SaveLease(int64, command.LeaseEvent, time.Time) error         { return nil }

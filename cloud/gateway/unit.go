@@ -30,16 +30,21 @@ type unit struct {
 	renew  key.Epoch      // of the key that it needs then; 0 for none
 	offer  *wire.KeyOffer // that the answer may carry; nil for none
 
+	slot time.Duration // the upload interval that the device has from here; 0 for its own
+
 	// What apply leaves. It is read only after the commit.
 	offers   bool // the answer carries it
 	results  []wire.Result
+	config   *wire.ConfigUpdate // nil for none
 	commands []wire.Command
 	records  []audit.Record
+	answered bool // the device has answered a configuration, which may mean that there is one to send
 }
 
 // apply is the unit of work. It may run twice.
 func (u *unit) apply(tx Tx) error {
-	u.results, u.commands, u.records = make([]wire.Result, 0, len(u.messages)), nil, nil
+	u.results, u.config, u.commands, u.records = make([]wire.Result, 0, len(u.messages)), nil, nil, nil
+	u.slot, u.answered = u.claim.Session.Slot, false
 	raised, err := tx.Raise(u.claim)
 	if err != nil {
 		return err
@@ -75,8 +80,22 @@ func (u *unit) apply(tx Tx) error {
 		}
 	}
 	u.tellProblems()
+	return u.tellAll(tx, raised)
+}
+
+// tellAll puts what the device is to be told into the answer, as far as there is
+// room.
+func (u *unit) tellAll(tx Tx, raised session.Raised) error {
+	room := u.room
+	if raised.Config > 0 || u.answered {
+		left, err := u.configure(tx, room)
+		if err != nil {
+			return err
+		}
+		room = left
+	}
 	if raised.Commands > 0 {
-		if err := u.deliver(tx, u.room); err != nil {
+		if err := u.deliver(tx, room); err != nil {
 			return err
 		}
 	}
@@ -86,24 +105,19 @@ func (u *unit) apply(tx Tx) error {
 // resume is the unit of work of an answer that was held back and may have
 // something to say now. It may run twice.
 func (u *unit) resume(tx Tx) error {
-	u.commands, u.records = nil, nil
+	u.config, u.commands, u.records = nil, nil, nil
 	raised, err := tx.Resume(u.claim)
 	if err != nil {
 		return err
 	}
 	u.offers = raised.Offers
 	u.tellRotation(raised)
-	if raised.Commands > 0 {
-		if err := u.deliver(tx, u.room); err != nil {
-			return err
-		}
-	}
-	return u.write(tx)
+	return u.tellAll(tx, raised)
 }
 
 // says reports whether the answer says more than the time.
 func (u *unit) says() bool {
-	return len(u.results) > 0 || len(u.commands) > 0 || u.offers || u.problem != ""
+	return len(u.results) > 0 || len(u.commands) > 0 || u.config != nil || u.offers || u.problem != ""
 }
 
 // untimed reports whether there is a block that was timed since boot.
@@ -155,6 +169,9 @@ func (u *unit) take(tx Tx, m message) error {
 	}
 	if m.report != nil {
 		return u.settle(tx, told, *m.report)
+	}
+	if m.answer != nil {
+		return u.settleConfig(tx, *m.answer)
 	}
 	if m.inventory != nil {
 		return u.report(tx, registry.Report{At: u.claim.At, Inventory: m.inventory})

@@ -40,6 +40,14 @@ type Device struct {
 	LastSeen  time.Time // commit of the last accepted exchange; zero when never
 	Inventory Inventory // as last reported; zero before the first report
 	Firmware  Firmware  // as last reported
+	Config    Config    // how far its configuration is
+}
+
+// Config is how far the configuration of a device is.
+type Config struct {
+	Revision uint64 // what is desired; 0: nothing ever was
+	Pending  bool   // the device has not answered it yet
+	Drift    int    // parameters that it answered for and does not have as desired
 }
 
 // Inventory is what a device reports of itself after every start and change

@@ -54,8 +54,10 @@ type Session struct {
 	KEK       string // names the key-encryption key of Wrapped
 	Wrapped   []byte // the session's keys, bound to Name and SID
 
-	Next     *PendingKey // of the device; nil where no rotation is pending
-	Commands int64       // of the device that are not over
+	Next     *PendingKey   // of the device; nil where no rotation is pending
+	Commands int64         // of the device that are not over
+	Config   int64         // what the configuration takes in an answer that the device has not answered yet, in bytes; 0 for none
+	Slot     time.Duration // the upload interval that the device has from here; 0 for its own
 }
 
 // Check is the rule by which a request is accepted: the session lives, and the
@@ -107,6 +109,7 @@ type Raised struct {
 	OffersNew bool      // it does for the first time
 
 	Commands int64 // of the device that are not over, in this transaction
+	Config   int64 // as Session.Config, in this transaction
 }
 
 // Gap returns how many numbers were left out before seq.

@@ -38,10 +38,14 @@ func (s *Store) CreateDevice(ctx context.Context, n registry.NewDevice) error {
 		if err != nil {
 			return err
 		}
-		return tx.Append(audit.Record{
-			At: n.CreatedAt, Actor: audit.Actor{Kind: audit.Operator, Name: n.By}, Device: n.ID,
-			Action: "device.added", Text: "device added", Attrs: map[string]string{"group": n.Group},
+		by := audit.Actor{Kind: audit.Operator, Name: n.By}
+		err = tx.Append(audit.Record{
+			At: n.CreatedAt, Actor: by, Device: n.ID, Action: "device.added", Text: "device added", Attrs: map[string]string{"group": n.Group},
 		})
+		if err != nil {
+			return err
+		}
+		return tx.regroup(n.ID, n.Group, by, n.CreatedAt)
 	})
 	if err != nil {
 		return fmt.Errorf("creating device %s: %w", n.ID, err)
@@ -66,14 +70,32 @@ func (s *Store) UpdateDevice(ctx context.Context, id ecowatt.DeviceID, c registr
 		if err != nil {
 			return err
 		}
-		return tx.Append(audit.Record{
+		err = tx.Append(audit.Record{
 			At: now, Actor: by, Device: id, Action: "device.changed", Text: "device changed", Attrs: attrs,
 		})
+		if err != nil || c.Group == nil {
+			return err
+		}
+		return tx.regroup(id, *c.Group, by, now)
 	})
 	if err != nil {
 		return fmt.Errorf("changing device %s: %w", id, err)
 	}
 	return nil
+}
+
+// regroup makes what is desired of a device follow its group.
+func (tx *Tx) regroup(id ecowatt.DeviceID, group string, by audit.Actor, now time.Time) error {
+	device, err := tx.deviceRow(id)
+	if err != nil {
+		return err
+	}
+	why := cause{text: "it is in no group", by: by, at: now}
+	if group != "" {
+		why.text = "it is in group " + group
+	}
+	_, _, err = tx.refreshConfig(device, why)
+	return err
 }
 
 func (tx *Tx) changeDevice(device int64, c registry.Change) (map[string]string, error) {
@@ -107,7 +129,7 @@ const selectDevice = `SELECT d.name, d.grp, d.notes, d.disabled, d.created_at,
 	k.epoch, k.since, n.epoch, n.offer_from, n.offered_at, n.burn, d.recovery_until,
 	(SELECT a.last_at FROM alarm a WHERE a.device = d.id AND a.reason = 'CLONE_SUSPECT'),
 	d.last_seen, (SELECT max(s.seen_at) FROM session s WHERE s.device = d.id),
-	d.fw_release, d.fw_state, d.fw_version,
+	d.fw_release, d.fw_state, d.fw_version, d.cfg_revision, d.cfg_pending > 0, d.cfg_drift,
 	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters
 	FROM device d LEFT JOIN inventory i ON i.device = d.id
 	LEFT JOIN device_key k ON k.device = d.id AND k.state = 'active'
@@ -177,7 +199,7 @@ func scanDevice(row scanner) (registry.Device, error) {
 	)
 	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.Disabled, &created,
 		&epoch, &since, &next.epoch, &next.from, &next.offered, &next.burn, &recovery, &cloned, &seenBefore, &seenNow,
-		&release, &state, &version, &reported, &agentVersion, &hardware, &control, &inverters)
+		&release, &state, &version, &d.Config.Revision, &d.Config.Pending, &d.Config.Drift, &reported, &agentVersion, &hardware, &control, &inverters)
 	if err != nil {
 		return registry.Device{}, err
 	}

@@ -51,18 +51,25 @@ func openLookup(ctx context.Context, uri string, options Options) (*connection, 
 	return &c, nil
 }
 
+// take waits for a connection that nobody uses; who takes it gives it back.
+func (l lookups) take(ctx context.Context) (*connection, error) {
+	select {
+	case c, open := <-l.free:
+		if !open {
+			return nil, ErrClosed
+		}
+		return c, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting to look something up: %w", context.Cause(ctx))
+	}
+}
+
 // row binds a query of at most one row, runs it, lets scan read the row, and
 // reports whether there was one.
 func (l lookups) row(ctx context.Context, query string, bind func(*sqlite3.Stmt) error, scan func(*sqlite3.Stmt)) (bool, error) {
-	var c *connection
-	select {
-	case free, open := <-l.free:
-		if !open {
-			return false, ErrClosed
-		}
-		c = free
-	case <-ctx.Done():
-		return false, fmt.Errorf("waiting to look something up: %w", context.Cause(ctx))
+	c, err := l.take(ctx)
+	if err != nil {
+		return false, err
 	}
 	defer func() { l.free <- c }()
 	st, err := c.prepare(query)

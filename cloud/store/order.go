@@ -96,13 +96,7 @@ func (s *Store) OrderRotations(ctx context.Context, orders []registry.Order) ([]
 }
 
 // deviceRow returns the row of a device, or registry.ErrNotFound.
-func (tx *Tx) deviceRow(id ecowatt.DeviceID) (device int64, err error) {
-	found, err := tx.w.row(`SELECT id FROM device WHERE name = $1`, []any{string(id)}, &device)
-	if err == nil && !found {
-		err = registry.ErrNotFound
-	}
-	return device, err
-}
+func (tx *Tx) deviceRow(id ecowatt.DeviceID) (device int64, err error) { return tx.w.deviceRow(id) }
 
 func (tx *Tx) order(device int64, o registry.Order) (registry.Ordered, error) {
 	pending, found, err := tx.pending(device)
