@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"ecowatt"
 	"ecowatt/agent/identity"
@@ -56,7 +57,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer lock.Close()
-	d, err := open(o)
+	d, err := open(o, monotonic)
 	if err != nil {
 		return err
 	}
@@ -65,8 +66,9 @@ func Run(ctx context.Context, o Options) error {
 
 const howToEnrol = "enrol the device with 'ecowatt-agent enroll FILE --dir DIR'"
 
-// open reads who the device is and what it is to do, and makes it.
-func open(o Options) (*device, error) {
+// open reads who the device is and what it is to do, and makes it. now is the time
+// since boot.
+func open(o Options, now func() time.Duration) (*device, error) {
 	storage, err := storageKey(o.Credentials)
 	if err != nil {
 		return nil, err
@@ -107,7 +109,7 @@ func open(o Options) (*device, error) {
 		folder:    folder,
 		storage:   storage,
 		boot:      boot,
-		now:       monotonic,
+		now:       now,
 		transport: client,
 		inverters: dialModbus(settings.Inverters),
 		firmware:  firmware,

@@ -71,7 +71,7 @@ func TestSealedFolder(t *testing.T) {
 	}
 	start := func(credentials string) error {
 		t.Helper()
-		d, err := open(Options{Dir: g.dir, Log: &lockedBuffer{}, Credentials: credentials})
+		d, err := open(Options{Dir: g.dir, Log: &lockedBuffer{}, Credentials: credentials}, monotonic)
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func TestDamagedSlots(t *testing.T) {
 	if _, err := Enroll(g.dir, enrolmentFile(t, "roof-1", "http://cloud", g.cloud.active().Credential), ""); err != nil {
 		t.Fatal(err)
 	}
-	d, err := open(Options{Dir: g.dir, Log: &lockedBuffer{}})
+	d, err := open(Options{Dir: g.dir, Log: &lockedBuffer{}}, monotonic)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,6 +205,9 @@ func (s *Simulator) live(ctx context.Context) {
 	}
 }
 
+// Advance lets the real time d pass for a simulator that does not Run.
+func (s *Simulator) Advance(d time.Duration) { s.advance(d) }
+
 // advance lets the real time d pass. Steps are of the same length however long
 // d is, so that a value depends on when it is read, and not on how often.
 func (s *Simulator) advance(d time.Duration) {

@@ -19,6 +19,7 @@ import (
 func (a *app) newBenchCommand() *cobra.Command {
 	return group("bench", "Measure what EcoWatt costs",
 		a.newBenchBlockCommand(),
+		a.newBenchExchangeCommand(),
 	)
 }
 

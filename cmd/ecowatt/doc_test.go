@@ -97,6 +97,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		"ecowatt telemetry show":    &api.Samples{},
 		"ecowatt log":               &audit.Record{},
 		"ecowatt bench block":       &benchReport{},
+		"ecowatt bench exchange":    &exchangeReport{},
 		"ecowatt probe":             &probeReport{},
 		"ecowatt profile list":      &[]profileRow{},
 	} {
