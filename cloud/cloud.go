@@ -237,18 +237,19 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	s.tell, s.wake = devices.Run, devices.Wake
 	operators, err := api.New(api.Options{
 		Fleet: s.db, Telemetry: s.db, Log: s.db, Tokens: s.db,
-		Registry:    registry.New(s.db, keys, rand.Reader),
-		Rotations:   registry.NewRotations(s.db, keys, rand.Reader),
-		Keyring:     &keeper{ring: keys, db: s.db, random: rand.Reader, now: time.Now},
-		Ready:       s.db.Ready,
-		Unavailable: store.ErrUnavailable,
-		Commands:    s.db,
-		Commander:   command.NewQueue(s.db, rand.Reader, devices.Wake),
-		Wake:        devices.Wake,
-		Metrics:     func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
-		PublicURL:   o.PublicURL,
-		Draining:    s.draining,
-		Logger:      o.Logger,
+		Registry:       registry.New(s.db, keys, rand.Reader),
+		Rotations:      registry.NewRotations(s.db, keys, rand.Reader),
+		Keyring:        &keeper{ring: keys, db: s.db, random: rand.Reader, now: time.Now},
+		Ready:          s.db.Ready,
+		Unavailable:    store.ErrUnavailable,
+		Commands:       s.db,
+		Configurations: s.db,
+		Commander:      command.NewQueue(s.db, rand.Reader, devices.Wake),
+		Wake:           devices.Wake,
+		Metrics:        func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
+		PublicURL:      o.PublicURL,
+		Draining:       s.draining,
+		Logger:         o.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the API: %w", err)

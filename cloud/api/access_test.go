@@ -22,13 +22,25 @@ var surface = []struct {
 	{http.MethodGet, "/api/v1/audit", "", access.Viewer, 200},
 	{http.MethodGet, "/api/v1/commands/{command}", "", access.Viewer, 404},
 	{http.MethodDelete, "/api/v1/commands/{command}", "", access.Operator, 404},
+	{http.MethodGet, "/api/v1/config/templates", "", access.Viewer, 200},
+	{http.MethodGet, "/api/v1/config/templates/{template}", "", access.Viewer, 404},
+	{http.MethodPut, "/api/v1/config/templates/{template}", `{"log_level":"warn"}`, access.Operator, 200},
+	{http.MethodDelete, "/api/v1/config/templates/{template}", "", access.Operator, 404},
 	{http.MethodGet, "/api/v1/devices", "", access.Viewer, 200},
 	{http.MethodPost, "/api/v1/devices", `{"id":"new"}`, access.Administrator, 201},
 	{http.MethodGet, "/api/v1/devices/{id}", "", access.Viewer, 200},
 	{http.MethodPatch, "/api/v1/devices/{id}", `{"group":"north"}`, access.Operator, 200},
 	{http.MethodGet, "/api/v1/devices/{id}/commands", "", access.Viewer, 200},
 	{http.MethodPost, "/api/v1/devices/{id}/commands", `{"action":"restart_agent"}`, access.Operator, 201},
+	{http.MethodGet, "/api/v1/devices/{id}/config", "", access.Viewer, 200},
+	{http.MethodPut, "/api/v1/devices/{id}/config", `{"log_level":"warn"}`, access.Operator, 200},
+	{http.MethodGet, "/api/v1/devices/{id}/config/log", "", access.Viewer, 200},
+	{http.MethodPut, "/api/v1/devices/{id}/config/template", `{"template":""}`, access.Operator, 200},
 	{http.MethodGet, "/api/v1/devices/{id}/events", "", access.Viewer, 200},
+	{http.MethodGet, "/api/v1/events", "", access.Viewer, 200},
+	{http.MethodGet, "/api/v1/groups/{group}/config", "", access.Viewer, 200},
+	{http.MethodPut, "/api/v1/groups/{group}/config", `{"log_level":"warn"}`, access.Operator, 200},
+	{http.MethodPut, "/api/v1/groups/{group}/config/template", `{"template":""}`, access.Operator, 200},
 	{http.MethodPost, "/api/v1/devices/{id}/key-rotation", `{"burn":true}`, access.Administrator, 202},
 	{http.MethodDelete, "/api/v1/devices/{id}/key-rotation", "", access.Administrator, 404},
 	{http.MethodPost, "/api/v1/devices/{id}/recovery", `{"for_s":3600}`, access.Administrator, 409},
@@ -50,7 +62,7 @@ var surface = []struct {
 
 // filled is a path of surface with a device and a key in it.
 func filled(path, device string) string {
-	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere").Replace(path)
+	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere", "{template}", "absent").Replace(path)
 }
 
 // Attacks: A1, A2, A8, O5, O12

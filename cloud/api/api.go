@@ -72,6 +72,8 @@ type Options struct {
 	Commands  Commands
 	Commander Commander
 
+	Configurations Configurations
+
 	// Wake is called after the commit of what a device is to be told: an answer
 	// that is held back for it goes out. Nil for nobody.
 	Wake func(device ecowatt.DeviceID)
@@ -98,6 +100,8 @@ type server struct {
 	Options
 	api huma.API
 	mux *http.ServeMux
+
+	listeners chan struct{} // one for each who is told events; capacity maxListeners
 }
 
 // prefix of everything that needs a token, except /metrics.
@@ -111,7 +115,7 @@ const maxBody = 64 << 10
 func New(o Options) (http.Handler, error) {
 	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
 		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil ||
-		o.Commands == nil || o.Commander == nil {
+		o.Commands == nil || o.Commander == nil || o.Configurations == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
 	}
 	if o.Wake == nil {
@@ -123,13 +127,15 @@ func New(o Options) (http.Handler, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &server{Options: o, mux: http.NewServeMux()}
-	s.api = humago.New(s.mux, config())
+	s := &server{Options: o, mux: http.NewServeMux(), listeners: make(chan struct{}, maxListeners)}
+	s.api = humago.New(s.mux, humaConfig())
 	s.registerDevices()
 	s.registerRotation()
+	s.registerConfig()
 	s.registerCommands()
 	s.registerTelemetry()
 	s.registerAudit()
+	s.registerEvents()
 	s.registerKeyring()
 	s.registerHealth()
 	if err := s.registerDocs(); err != nil {
@@ -138,7 +144,7 @@ func New(o Options) (http.Handler, error) {
 	return s.guard(http.HandlerFunc(s.route)), nil
 }
 
-func config() huma.Config {
+func humaConfig() huma.Config {
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",

@@ -117,7 +117,7 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
 		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
 		Keyring:   &c.keyring,
-		Commands:  c.store,
+		Commands:  c.store, Configurations: c.store,
 		Commander: command.NewQueue(c.store, rand.Reader, c.wake), Wake: c.wake,
 		Ready: c.store.Ready, Unavailable: errBusy,
 		Now:    func() time.Time { return c.now },

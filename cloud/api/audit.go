@@ -56,8 +56,10 @@ type eventsInput struct {
 	PageInput
 }
 
+// paging is how the log is read, told in the documentation.
+const paging = " Oldest first, a page at a time: give the answer's next as after to go on, with wait to follow what comes."
+
 func (s *server) registerAudit() {
-	const paging = " Oldest first, a page at a time: give the answer's next as after to go on, with wait to follow what comes."
 	register(s, access.SeeAudit, huma.Operation{
 		OperationID: "list-audit", Method: http.MethodGet, Path: "/audit",
 		Summary:     "The audit log",
@@ -70,21 +72,6 @@ func (s *server) registerAudit() {
 			}
 		}
 		return s.records(ctx, in.PageInput, ecowatt.DeviceID(in.Device))
-	})
-	register(s, access.SeeAudit, huma.Operation{
-		OperationID: "list-events", Method: http.MethodGet, Path: "/devices/{id}/events",
-		Summary:     "Events of a device",
-		Description: "The records of the audit log that concern this device." + paging,
-		Errors:      []int{http.StatusNotFound}, Middlewares: huma.Middlewares{patient},
-	}, func(ctx context.Context, in *eventsInput) (*recordsOutput, error) {
-		id, err := in.device()
-		if err != nil {
-			return nil, err
-		}
-		if _, err := s.Fleet.Device(ctx, id); err != nil {
-			return nil, deviceProblem(id, err)
-		}
-		return s.records(ctx, in.PageInput, id)
 	})
 }
 

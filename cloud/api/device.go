@@ -25,9 +25,17 @@ type Device struct {
 	Cloned    *time.Time      `json:"clone_suspected_at,omitempty" doc:"When it last seemed that two devices have its key (CLONE_SUSPECT); absent when never"`
 	Agent     *DeviceAgent    `json:"agent,omitempty" doc:"What the agent reported of itself; absent before its first report"`
 	Firmware  *DeviceFirmware `json:"firmware,omitempty" doc:"What the agent reported of its running image; absent before its first report"`
+	Config    DeviceConfig    `json:"config" doc:"How far its configuration is"`
 	Inverters []Inverter      `json:"inverters" nullable:"false" doc:"As last reported"`
 
 	PowerLimits []PowerLimit `json:"power_limits,omitempty" doc:"That the device says it keeps, by inverter, the most restrictive first; absent for none, and in lists"`
+}
+
+// DeviceConfig is how far the configuration of a device is.
+type DeviceConfig struct {
+	Revision uint64 `json:"revision" doc:"Of what is desired; 0 where nothing ever was"`
+	Pending  bool   `json:"pending" doc:"The device has not answered it yet"`
+	Drift    int    `json:"drift" doc:"How many parameters the device has answered for and does not have as desired"`
 }
 
 // DeviceAgent is what an agent reports of itself.
@@ -58,7 +66,7 @@ type Inverter struct {
 func showDevice(d registry.Device, now time.Time) Device {
 	out := Device{
 		ID: string(d.ID), Group: d.Group, Notes: d.Notes, Disabled: d.Disabled,
-		CreatedAt: d.CreatedAt, Epoch: uint32(d.Epoch), Key: showKey(d, now), Inverters: []Inverter{},
+		CreatedAt: d.CreatedAt, Epoch: uint32(d.Epoch), Key: showKey(d, now), Config: DeviceConfig(d.Config), Inverters: []Inverter{},
 	}
 	if !d.LastSeen.IsZero() {
 		out.LastSeen = &d.LastSeen

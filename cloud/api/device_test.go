@@ -160,7 +160,7 @@ func TestShowDevice(t *testing.T) {
 		`"key":{"epoch":7,"since":"2026-06-01T02:03:04.005Z","pending":{"epoch":8,"offer_from":"2026-06-01T02:03:04.005Z",` +
 		`"offered_at":"2026-06-01T02:03:04.005Z","burn":true},"recovery_until":"2026-06-01T03:03:04.005Z"},` +
 		`"agent":{"version":"0.1.0","hardware":"arm","control_allowed":true,"reported_at":"2026-06-01T02:03:04.005Z"},` +
-		`"firmware":{"release":9,"state":"trial","version":"0.1.1"},` +
+		`"firmware":{"release":9,"state":"trial","version":"0.1.1"},"config":{"revision":0,"pending":false,"drift":0},` +
 		`"inverters":[{"name":"inv1","profile":"p","profile_version":"1","serial":"s","model":"m","points":[{"name":"pac","unit":"W","exponent":-1,"writable":true,"min":1,"max":2}]},` +
 		`{"name":"inv2","profile":"","profile_version":"","serial":"","model":"","points":[]}]}`
 	if diff := cmp.Diff(want, string(got)); diff != "" {

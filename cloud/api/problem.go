@@ -72,6 +72,8 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		return problemf(http.StatusConflict, "%v", conflict)
 	case errors.As(err, &refused):
 		return commandProblem(refused)
+	case configProblem(err) != nil:
+		return configProblem(err)
 	case errors.Is(err, command.ErrKeyUsed):
 		return problemf(http.StatusConflict, "Idempotency-Key: %v", command.ErrKeyUsed)
 	case errors.Is(err, registry.ErrNotFound):
