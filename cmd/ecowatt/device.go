@@ -223,6 +223,12 @@ func deviceTable(devices []api.Device, now time.Time) *table {
 		if d.Cloned != nil && now.Sub(*d.Cloned) < clonedTime {
 			state += ", clone?"
 		}
+		switch {
+		case d.Config.Pending:
+			state += ", configuration pending"
+		case d.Config.Drift > 0:
+			state += ", configuration drifted"
+		}
 		t.add(d.ID, orMissing(d.Group), state, lastSeen(d, now), fmt.Sprint(d.Epoch), orMissing(agent), orMissing(strings.Join(inverters, ", ")))
 	}
 	return t
@@ -331,6 +337,9 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	if d.Firmware != nil {
 		line("firmware", fmt.Sprintf("%s, release %d, %s", orMissing(d.Firmware.Version), d.Firmware.Release, d.Firmware.State))
 	}
+	if d.Config.Revision > 0 {
+		line("config", configText(d.Config))
+	}
 	for _, l := range d.PowerLimits {
 		line("limit", limitText(l, now))
 	}
@@ -352,6 +361,20 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// configText says how far the configuration of a device is.
+func configText(c api.DeviceConfig) string {
+	text := fmt.Sprintf("revision %d, ", c.Revision)
+	switch {
+	case c.Pending:
+		return text + "pending: the device has not answered it yet"
+	case c.Drift == 1:
+		return text + "drifted: 1 parameter is not in force"
+	case c.Drift > 0:
+		return text + fmt.Sprintf("drifted: %d parameters are not in force", c.Drift)
+	}
+	return text + "in force"
 }
 
 // limitText says what a power limit is, until when, and from whom.
