@@ -13,6 +13,7 @@ import (
 	"ecowatt/cloud/command"
 	"ecowatt/cloud/gateway"
 	"ecowatt/cloud/registry"
+	"ecowatt/parameter"
 	"ecowatt/wire"
 )
 
@@ -88,6 +89,31 @@ func TestHoldWakes(t *testing.T) {
 	r, answers = d.ask(t.Context())
 	if got := told(d.soon(r, answers)); len(got) != 1 {
 		t.Errorf("told %v", got)
+	}
+}
+
+// An answer that was held back tells the next exchange as any other does, also
+// when it is the one that brings another interval.
+func TestHoldTellsTheNextSlot(t *testing.T) {
+	c := newCloud(t)
+	d := c.connected("roof-1")
+	d.set(parameter.Values{"upload_interval": int64(60)})
+	d.exchange(wire.Request{})
+	d.acks(wire.ConfigAck{Revision: 1, Accepted: []string{"upload_interval"}})
+	c.holding(gateway.DefaultHold)
+	r, answers := d.ask(t.Context())
+	c.held(1)
+	x := d.queue(restart, time.Minute)
+	if a := d.soon(r, answers); len(a.Commands) != 1 || a.NextSlot != time.Minute {
+		t.Errorf("next exchange in %v", a.NextSlot)
+	}
+	d.say(d.result(wire.CommandResult{ID: wire.CommandID(x.ID), Status: wire.CommandSucceeded}))
+	r, answers = d.ask(t.Context())
+	c.held(1)
+	d.set(parameter.Values{"upload_interval": int64(90)})
+	c.gateway.Wake("roof-1")
+	if a := d.soon(r, answers); a.Config == nil || a.NextSlot != 0 {
+		t.Errorf("%+v", a)
 	}
 }
 

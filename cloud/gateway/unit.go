@@ -106,6 +106,7 @@ func (u *unit) tellAll(tx Tx, raised session.Raised) error {
 // something to say now. It may run twice.
 func (u *unit) resume(tx Tx) error {
 	u.config, u.commands, u.records = nil, nil, nil
+	u.slot = u.claim.Session.Slot
 	raised, err := tx.Resume(u.claim)
 	if err != nil {
 		return err
