@@ -143,12 +143,12 @@ func encoded(query url.Values) string {
 // call makes a request and decodes the answer into out, which is nil where
 // success is all there is to know.
 func (c *client) call(ctx context.Context, method, path string, in []byte, out any) error {
-	return c.callKeyed(ctx, method, path, in, "", out)
+	return c.callWith(ctx, method, path, in, nil, out)
 }
 
-// callKeyed is call for what takes effect once under this key; empty for none.
-func (c *client) callKeyed(ctx context.Context, method, path string, in []byte, once string, out any) error {
-	body, err := c.openKeyed(ctx, method, path, in, once)
+// callWith is call with further headers.
+func (c *client) callWith(ctx context.Context, method, path string, in []byte, header map[string]string, out any) error {
+	body, err := c.openWith(ctx, method, path, in, header)
 	if err != nil {
 		return err
 	}
@@ -169,10 +169,10 @@ func (c *client) callKeyed(ctx context.Context, method, path string, in []byte, 
 // open makes a request and returns the body of its answer, which fails when
 // the cloud falls silent. An answer that is no success is an error.
 func (c *client) open(ctx context.Context, method, path string, in []byte) (io.ReadCloser, error) {
-	return c.openKeyed(ctx, method, path, in, "")
+	return c.openWith(ctx, method, path, in, nil)
 }
 
-func (c *client) openKeyed(ctx context.Context, method, path string, in []byte, once string) (io.ReadCloser, error) {
+func (c *client) openWith(ctx context.Context, method, path string, in []byte, header map[string]string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(in))
 	if err != nil {
@@ -181,8 +181,8 @@ func (c *client) openKeyed(ctx context.Context, method, path string, in []byte, 
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token.Text())
 	req.Header.Set("User-Agent", "ecowatt/"+ecowatt.Version)
-	if once != "" {
-		req.Header.Set("Idempotency-Key", once)
+	for name, value := range header {
+		req.Header.Set(name, value)
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")

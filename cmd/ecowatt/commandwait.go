@@ -33,7 +33,7 @@ func (c *client) postOnce(ctx context.Context, path string, in, out any) error {
 		return err
 	}
 	for try := 1; ; try++ {
-		err := c.callKeyed(ctx, http.MethodPost, path, body, id.String(), out)
+		err := c.callWith(ctx, http.MethodPost, path, body, map[string]string{"Idempotency-Key": id.String()}, out)
 		if err == nil || try == postTries || !passing(err) || !pause(ctx, postPause) {
 			return err
 		}

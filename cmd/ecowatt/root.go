@@ -22,6 +22,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newRestoreCommand(),
 		a.newKeyringCommand(),
 		a.newDeviceCommand(),
+		a.newConfigCommand(),
 		a.newCommandCommand(),
 		a.newTelemetryCommand(),
 		a.newLogCommand(),
