@@ -196,7 +196,14 @@ func TestCommandWait(t *testing.T) {
 			default:
 				state, code = x.end, x.code
 			}
-			fmt.Fprintf(w, `{"id":"0a","device":"roof-1","action":"restart_agent","arguments":{},"state":%q,"code":%q}`, state, code)
+			times := `"queued_at":"2026-06-21T10:00:00Z"`
+			if state != "queued" {
+				times += `,"delivered_at":"2026-06-21T10:00:01Z"`
+			}
+			if code != "" { // it had begun, unseen
+				times += `,"executing_at":"2026-06-21T10:00:02Z","ended_at":"2026-06-21T10:00:03Z"`
+			}
+			fmt.Fprintf(w, `{"id":"0a","device":"roof-1","action":"restart_agent","arguments":{},"state":%q,"code":%q,%s}`, state, code, times)
 		})
 		var out, talk bytes.Buffer
 		a := &app{stdout: &out, stderr: &talk}
@@ -214,7 +221,8 @@ func TestCommandWait(t *testing.T) {
 		if err := endOf(got); (err != nil) != x.wrong {
 			t.Errorf("%s: %v", x.end, err)
 		}
-		shape := `(?s)^20\S+ \S+  0a  queued\n20\S+ \S+  0a  delivered\n20\S+ \S+  0a  ` + x.end + ` \(` + x.code + `\)\n$`
+		shape := `(?s)^20\S+ \S+00  roof-1  queued\n20\S+ \S+01  roof-1  delivered\n20\S+ \S+02  roof-1  executing\n20\S+ \S+03  roof-1  ` +
+			x.end + ` \(` + x.code + `\)\n$`
 		if !regexp.MustCompile(shape).MatchString(talk.String()) || out.Len() > 0 {
 			t.Errorf("told:\n%s%s", &talk, &out)
 		}

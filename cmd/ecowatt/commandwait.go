@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -54,15 +55,33 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 func open(c api.Command) bool { return command.State(c.State).Open() }
 
+// teller tells each state that a command went through once, also one that it had
+// left before anybody looked.
+type teller struct {
+	to   io.Writer
+	told map[string]int // states of each command
+}
+
+func (t teller) tell(c api.Command) {
+	step := func(n int, at *time.Time, state string) {
+		if at == nil || n <= t.told[c.ID] {
+			return
+		}
+		t.told[c.ID] = n
+		fmt.Fprintf(t.to, "%s  %s  %s\n", localTime(*at), oneLine(c.Device), oneLine(state))
+	}
+	step(1, &c.QueuedAt, string(command.Queued))
+	step(2, c.DeliveredAt, string(command.Delivered))
+	step(3, c.ExecutingAt, string(command.Executing))
+	step(4, c.EndedAt, stateText(c))
+}
+
 // waitCommand tells each state of a command as it comes, until it is known how it
 // ended.
 func (a *app) waitCommand(ctx context.Context, cloud *client, c api.Command) (api.Command, error) {
-	told := ""
+	t := teller{a.stderr, map[string]int{}}
 	for {
-		if c.State != told {
-			told = c.State
-			fmt.Fprintf(a.stderr, "%s  %s  %s\n", localTime(time.Now()), c.ID, oneLine(stateText(c)))
-		}
+		t.tell(c)
 		if !open(c) {
 			return c, nil
 		}
@@ -104,7 +123,7 @@ func (a *app) orderGroup(ctx context.Context, cloud *client, r *commandRequest, 
 
 // waitOrder tells each state of each device as it comes, until all have ended.
 func (a *app) waitOrder(ctx context.Context, cloud *client, o api.CommandOrder) (api.CommandOrder, error) {
-	told := map[string]string{}
+	t := teller{a.stderr, map[string]int{}}
 	for {
 		waiting := false
 		for _, x := range o.Devices {
@@ -112,10 +131,7 @@ func (a *app) waitOrder(ctx context.Context, cloud *client, o api.CommandOrder) 
 				continue
 			}
 			waiting = waiting || open(*x.Command)
-			if told[x.Device] != x.Command.State {
-				told[x.Device] = x.Command.State
-				fmt.Fprintf(a.stderr, "%s  %s  %s\n", localTime(time.Now()), oneLine(x.Device), oneLine(stateText(*x.Command)))
-			}
+			t.tell(*x.Command)
 		}
 		if !waiting {
 			return o, nil
