@@ -11,8 +11,16 @@ import (
 	"ecowatt/cloud/access"
 )
 
+// heard is an answer that does not end by itself.
+type heard struct {
+	status int
+	header http.Header
+	body   *bufio.Reader
+	leave  func()
+}
+
 // stream asks to be told what happens.
-func (c *cloud) stream(ctx context.Context, path string, header ...string) *http.Response {
+func (c *cloud) stream(ctx context.Context, path string, header ...string) heard {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+path, http.NoBody)
 	if err != nil {
@@ -27,8 +35,9 @@ func (c *cloud) stream(ctx context.Context, path string, header ...string) *http
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { resp.Body.Close() })
-	return resp
+	leave := func() { resp.Body.Close() }
+	c.t.Cleanup(leave)
+	return heard{resp.StatusCode, resp.Header, bufio.NewReader(resp.Body), leave}
 }
 
 // event reads the next event: its id, name and data, as they came.
@@ -57,10 +66,10 @@ func TestEvents(t *testing.T) {
 	c.add("roof-1", "")
 	c.add("roof-2", "")
 	resp := c.stream(t.Context(), "/api/v1/devices/roof-1/events")
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Cache-Control") != "no-store" {
-		t.Fatalf("%s %v", resp.Status, resp.Header)
+	if resp.status != http.StatusOK || resp.header.Get("Content-Type") != "text/event-stream" || resp.header.Get("Cache-Control") != "no-store" {
+		t.Fatalf("%d %v", resp.status, resp.header)
 	}
-	r := bufio.NewReader(resp.Body)
+	r := resp.body
 	if line, err := r.ReadString('\n'); err != nil || line != ": listening\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
@@ -74,7 +83,7 @@ func TestEvents(t *testing.T) {
 	if changed[1] != "event: config.changed" || !strings.Contains(changed[2], `"revision":"1"`) {
 		t.Errorf("%q", changed)
 	}
-	again := bufio.NewReader(c.stream(t.Context(), "/api/v1/events", "Last-Event-ID", strings.TrimPrefix(set[0], "id: ")).Body)
+	again := c.stream(t.Context(), "/api/v1/events", "Last-Event-ID", strings.TrimPrefix(set[0], "id: ")).body
 	if got := event(t, again); got[0] != changed[0] {
 		t.Errorf("resumed at %q, want %q", got, changed[0])
 	}
@@ -103,8 +112,8 @@ func TestEventsRefuse(t *testing.T) {
 		{"/api/v1/events", "-1", 422},
 	} {
 		resp := c.stream(t.Context(), x.path, "Last-Event-ID", x.last)
-		if resp.StatusCode != x.want || resp.Header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%s: %s", x.path, resp.Status)
+		if resp.status != x.want || resp.header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %d", x.path, resp.status)
 		}
 	}
 }
@@ -114,12 +123,12 @@ func TestEventsAreBounded(t *testing.T) {
 	c := newCloud(t)
 	ctx, leave := context.WithCancel(t.Context())
 	for i := range maxListeners {
-		if resp := c.stream(ctx, "/api/v1/events"); resp.StatusCode != 200 {
-			t.Fatalf("listener %d: %s", i, resp.Status)
+		if resp := c.stream(ctx, "/api/v1/events"); resp.status != http.StatusOK {
+			t.Fatalf("listener %d: %d", i, resp.status)
 		}
 	}
-	if resp := c.stream(t.Context(), "/api/v1/events"); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("one too many: %s", resp.Status)
+	if resp := c.stream(t.Context(), "/api/v1/events"); resp.status != http.StatusServiceUnavailable || resp.header.Get("Retry-After") == "" {
+		t.Errorf("one too many: %d", resp.status)
 	}
 	if r := c.get("/api/v1/events"); r.status != 200 {
 		t.Errorf("a page, beside the listeners: %d", r.status)
@@ -129,8 +138,8 @@ func TestEventsAreBounded(t *testing.T) {
 	defer look.Stop()
 	for patience := time.After(10 * time.Second); ; {
 		resp := c.stream(t.Context(), "/api/v1/events")
-		resp.Body.Close()
-		if resp.StatusCode == 200 {
+		resp.leave()
+		if resp.status == http.StatusOK {
 			return
 		}
 		select {

@@ -247,7 +247,7 @@ func (tx *Tx) setConfig(c config.Change) (config.Layer, []ecowatt.DeviceID, erro
 	if c.If != nil && *c.If != l.Version {
 		return config.Layer{}, nil, &config.ConflictError{Now: l}
 	}
-	attrs := map[string]string{"layer": c.Scope.String()}
+	attrs := map[string]string{"layer": c.String()}
 	if c.Values != nil {
 		for _, name := range config.Differ(l.Values, c.Values) {
 			attrs[name] = "not set"
@@ -267,7 +267,7 @@ func (tx *Tx) setConfig(c config.Change) (config.Layer, []ecowatt.DeviceID, erro
 		}
 		l.Template, attrs["template"] = *c.Template, *c.Template
 	}
-	why := cause{text: c.Scope.String(), by: audit.Actor{Kind: audit.Operator, Name: c.By}, at: c.At}
+	why := cause{text: c.String(), by: audit.Actor{Kind: audit.Operator, Name: c.By}, at: c.At}
 	if len(attrs) > 1 || l.Version == 0 {
 		if l, err = tx.saveLayer(l, why, attrs); err != nil {
 			return config.Layer{}, nil, err
@@ -298,7 +298,7 @@ func (tx *Tx) saveLayer(l config.Layer, why cause, attrs map[string]string) (con
 	if err != nil {
 		return config.Layer{}, fmt.Errorf("storing it: %w", err)
 	}
-	r := audit.Record{At: why.at, Actor: why.by, Action: "config.set", Text: "configuration of " + l.Scope.String() + " set", Attrs: attrs}
+	r := audit.Record{At: why.at, Actor: why.by, Action: "config.set", Text: "configuration of " + l.String() + " set", Attrs: attrs}
 	if l.Kind == config.OfDevice {
 		r.Device = ecowatt.DeviceID(l.Name)
 	}

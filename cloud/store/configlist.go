@@ -18,6 +18,7 @@ const (
 	selectGiven     = `SELECT kind, name FROM config_layer WHERE template = $1 AND template <> '' ORDER BY kind, name LIMIT $2`
 	selectRevisions = `SELECT revision, at, operator, cause, parameters, delivered_at, answered_at, outcome FROM config_revision
 		WHERE device = $1 AND revision < $2 ORDER BY revision DESC LIMIT $3`
+	selectConfigCounts = `SELECT (SELECT count(*) FROM device WHERE cfg_pending > 0), (SELECT count(*) FROM device WHERE cfg_drift > 0)`
 )
 
 // look lets read see one moment of the database.
@@ -208,8 +209,7 @@ func (s *Store) ConfigLog(ctx context.Context, id ecowatt.DeviceID, before uint6
 // ConfigCounts returns how many devices have not answered what is desired of them,
 // and how many have answered and do not have it.
 func (s *Store) ConfigCounts(ctx context.Context) (pending, drifted uint64, err error) {
-	err = s.read.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM device WHERE cfg_pending > 0), (SELECT count(*) FROM device WHERE cfg_drift > 0)`).
-		Scan(&pending, &drifted)
+	err = s.read.QueryRowContext(ctx, selectConfigCounts).Scan(&pending, &drifted)
 	if err != nil {
 		return 0, 0, fmt.Errorf("counting configurations: %w", unavailable(err))
 	}
