@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -431,6 +432,37 @@ func TestClockSurvivesRestarts(t *testing.T) {
 		r.plant.setSilent(true)
 		r.runFor(time.Hour)
 		r.check()
+		r.stop()
+	})
+}
+
+// TestStepsOfTheTime: when the time turns out to be another one, by much and in
+// either direction, no sample is lost, doubled, or put before an earlier one.
+func TestStepsOfTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		var skew atomic.Int64
+		r.cloud.time = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+		r.start()
+		for _, by := range []time.Duration{0, 40 * time.Minute, -70 * time.Minute, 5 * time.Hour, 0} {
+			skew.Store(int64(by))
+			r.runFor(3 * time.Hour)
+		}
+		r.plant.setSilent(true)
+		r.runFor(time.Hour)
+		if r.cloud.codes()["CLK_STEP"] == 0 {
+			t.Error("the clock was never stepped")
+		}
+		next := 1
+		for _, s := range r.cloud.samples("inv1", r.parts.boot, 0) { // in each block, times do not go back
+			if n := int(s.Values[1].Raw); n != next {
+				t.Fatalf("sample %d follows %d", n, next-1)
+			}
+			next++
+		}
+		if served := r.plant.count(); next != served+1 {
+			t.Errorf("%d samples are stored of %d", next-1, served)
+		}
 		r.stop()
 	})
 }

@@ -170,6 +170,13 @@ func (l *ledger) count(t tester, found map[string]uint64, r Run, s ecowatt.Sampl
 		if s.At%r.Window != 0 || r.UTC != (r.Boot[0] == 1) {
 			t.Errorf("a window of %d ms at %d (UTC %v)", r.Window, s.At, r.UTC)
 		}
+		epoch := int64(0)
+		if r.UTC {
+			epoch = inUTC(r.Boot, 0)
+		}
+		if s.At <= epoch-r.Window || s.At > epoch+l.now.Milliseconds() {
+			t.Errorf("a window at %d, of samples from %d on (UTC %v)", s.At, epoch, r.UTC)
+		}
 	}
 	samples, of := uint64(sum/grain), seriesOf(r.Inverter, r.Boot)
 	if bits.OnesCount64(samples) != int(n) || found[of]&samples != 0 {
