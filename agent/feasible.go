@@ -70,15 +70,12 @@ func ofClass(p inverter.Profile, points []string, class inverter.Class) []string
 }
 
 // What a sample takes at least, in bytes, beside its values.
-const (
-	sampleBytes  = 2
-	messageBytes = 64 // of a message, beside names and values
-)
+const sampleBytes = 2
 
 // checkUploads says why the samples of a slot cannot be uploaded: because they are
-// more than the requests of a slot carry or the buffer holds, or one alone is more
-// than the largest message. What they pack to is not known; they are counted with
-// the least that is plausible.
+// more than the requests of a slot carry or the buffer holds. What they pack to is
+// not known; they are counted with the least that is plausible. A payload cap makes
+// them fit, as windows.
 func (d *device) checkUploads(v parameter.Values) error {
 	slot, window := config.Seconds(v[parameter.UploadInterval]), config.Seconds(v[parameter.AggregationWindow])
 	period := max(config.Seconds(v[parameter.SamplingInterval]), window)
@@ -89,26 +86,17 @@ func (d *device) checkUploads(v parameter.Values) error {
 	if v[parameter.Compression] == "none" {
 		valueBytes = 2
 	}
-	limit, _ := v[parameter.PayloadCap].(int64)
 	total := int64(0)
 	for i, in := range d.settings.Inverters {
 		p, points := d.pollers[i].Found().Profile, pointsOf(in, v)
 		for class, every := range map[inverter.Class]time.Duration{inverter.Fast: period, inverter.Slow: max(period, acquire.SlowPeriod)} {
 			names := ofClass(p, points, class)
-			row := sampleBytes + int64(len(names))*columns*valueBytes
 			if len(names) > 0 {
-				total += int64(slot/every) * row
-			}
-			least := messageBytes + row
-			for _, name := range names {
-				least += int64(1 + len(name))
-			}
-			if limit > 0 && least > limit {
-				return fmt.Errorf("a message of the points of %s has at least %d bytes; %d are allowed", in.Name, least, limit)
+				total += int64(slot/every) * (sampleBytes + int64(len(names))*columns*valueBytes)
 			}
 		}
 	}
-	if most := min(maxRequests*int64(wire.MessageRoom(wire.MaxRequest)), d.settings.BufferLimit); limit == 0 && total > most {
+	if most := min(maxRequests*int64(wire.MessageRoom(wire.MaxRequest)), d.settings.BufferLimit); total > most && v[parameter.PayloadCap] == int64(0) {
 		return fmt.Errorf("the samples of %v are at least %d bytes; a slot carries and the buffer holds %d", slot, total, most)
 	}
 	return nil

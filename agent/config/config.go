@@ -90,7 +90,7 @@ type Keeper struct {
 	Options
 
 	s       state
-	unsaved bool // the file is not known to be s
+	unsaved bool // the file is not known to be s, but for less than a minute of failing
 	failing bool // the last write failed
 }
 
@@ -180,17 +180,21 @@ func (k *Keeper) Reached() {
 //
 // A change is taken back when exchanges have failed for three slots, of the
 // shorter of the interval before and the one now, and 10 minutes at least. Time
-// without power does not count.
+// without power does not count, nor up to a minute before it was cut.
 func (k *Keeper) Failed(now time.Duration) (undone bool) {
 	t := k.s.Trial
 	if t == nil {
 		k.mend()
 		return false
 	}
-	if t.Boot == k.Boot {
+	another := t.Boot != k.Boot
+	if !another {
 		t.Failing += max(0, now.Milliseconds()-t.At)
 	}
-	t.Boot, t.At, k.unsaved = k.Boot, now.Milliseconds(), true
+	t.Boot, t.At = k.Boot, now.Milliseconds()
+	if another || t.Failing-t.kept >= leastKept.Milliseconds() {
+		k.unsaved = true
+	}
 	if limit := k.Gateway.patience(t.Former, k.s.Set); t.Failing >= limit.Milliseconds() {
 		k.undo(fmt.Sprintf("the cloud could not be reached for %.0f min", limit.Minutes()))
 		undone = true
@@ -244,6 +248,9 @@ func (k *Keeper) save() error {
 		k.Logger.Error("the configuration cannot be written", "code", codeStorage, "error", err)
 	}
 	k.failing, k.unsaved = err != nil, err != nil
+	if t := k.s.Trial; t != nil && err == nil {
+		t.kept = t.Failing
+	}
 	return err
 }
 

@@ -37,6 +37,8 @@ type trial struct {
 	Boot    string           `json:"boot"`       // of the last failure
 	At      int64            `json:"at_ms"`      // since that boot
 	Failing int64            `json:"failing_ms"` // for how long exchanges have failed
+
+	kept int64 // of Failing, on the disk
 }
 
 func read(fsys disk.FS) (state, error) {
@@ -54,7 +56,7 @@ func read(fsys disk.FS) (state, error) {
 	}
 	s.Set = canonical(s.Set)
 	if s.Trial != nil {
-		s.Trial.Former = canonical(s.Trial.Former)
+		s.Trial.Former, s.Trial.kept = canonical(s.Trial.Former), s.Trial.Failing
 	}
 	return s, nil
 }

@@ -26,6 +26,7 @@ const (
 	maxStarts   = 5 // of the agent, under a change on trial
 	leastFailed = 10 * time.Minute
 	slotsFailed = 3
+	leastKept   = time.Minute // of failing is worth a write: flash wears out
 )
 
 // values is what is in force when the cloud sets set.

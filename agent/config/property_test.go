@@ -27,6 +27,7 @@ type oracle struct {
 	former   map[string]int64  // nil unless on trial
 	starts   int
 	failing  int64
+	kept     [2]int64 // failing and at, as a reboot leaves them
 	at       int64
 	boot     string
 }
@@ -88,7 +89,7 @@ func (o *oracle) take(revision uint64, asked map[string]int64) {
 		}
 	}
 	o.set, o.former = set, nil
-	o.starts, o.failing, o.at, o.boot = 0, 0, 0, ""
+	o.starts, o.failing, o.kept, o.at, o.boot = 0, 0, [2]int64{}, 0, ""
 	if differ(proven, set) {
 		o.former = proven
 	}
@@ -112,18 +113,26 @@ func (o *oracle) failed(boot string, now int64) {
 	if o.former == nil {
 		return
 	}
-	if o.boot == boot {
+	another := o.boot != boot
+	if !another {
 		o.failing += now - o.at
 	}
 	o.boot, o.at = boot, now
+	if another || o.failing-o.kept[0] >= 60_000 {
+		o.kept = [2]int64{o.failing, o.at}
+	}
 	if slot := min(valueOf(o.former, "upload_interval"), valueOf(o.set, "upload_interval")); o.failing >= max(600, 3*slot)*1000 {
 		o.undo()
 	}
 }
 
-func (o *oracle) open() {
+// open is a start, in another boot or the same.
+func (o *oracle) open(rebooted bool) {
 	if o.former == nil {
 		return
+	}
+	if rebooted {
+		o.failing, o.at = o.kept[0], o.kept[1]
 	}
 	if o.starts++; o.starts > 5 {
 		o.undo()
@@ -152,7 +161,11 @@ func (o oracle) differs(k *Keeper) string {
 	}
 	diff += cmp.Diff(o.former != nil, k.OnTrial())
 	if t := k.s.Trial; t != nil && o.former != nil {
-		diff += cmp.Diff([]any{o.starts, o.failing, o.boot}, []any{t.Starts, t.Failing, t.Boot})
+		if t.Boot != k.Boot {
+			diff += cmp.Diff(o.failing, t.Failing)
+		}
+		// A restart within a boot goes on from an earlier failure that is kept.
+		diff += cmp.Diff([]any{o.starts, o.failing - o.at, o.boot}, []any{t.Starts, t.Failing - t.At, t.Boot})
 	}
 	return diff
 }
@@ -196,11 +209,11 @@ func TestAnySchedule(t *testing.T) {
 				o.former = nil
 				k.Reached()
 			case "restart":
-				o.open()
+				o.open(false)
 				k = open()
 			case "reboot":
 				boots, now = boots+1, 0
-				o.open()
+				o.open(true)
 				k = open()
 			}
 			if !powerless(d) {
@@ -213,8 +226,8 @@ func TestAnySchedule(t *testing.T) {
 			d = d.Restart(rapid.SampledFrom([]disktest.Fate{disktest.Lost, disktest.Kept, disktest.Torn, disktest.Holed}).Draw(t, "fate"))
 			boots, now = boots+1, 0
 			k = open()
-			before.open()
-			o.open()
+			before.open(true)
+			o.open(true)
 			if was, is := before.differs(k), o.differs(k); was == "" {
 				o = before
 			} else if is != "" {
