@@ -217,6 +217,13 @@ func TestTake(t *testing.T) {
 			"1 +aggregation_window +upload_interval",
 			parameter.Values{"upload_interval": int64(86400), "aggregation_window": int64(60)},
 		},
+		// Alone, the interval is too much for the link until the window is there.
+		{
+			"one after the other",
+			[]update{{"sampling_interval": 1, "upload_interval": 3600, "aggregation_window": 60, "registers": map[string]any{"east": all("pac", "vac1", "iac1"), "west": all("pac", "temp")}}},
+			"1 +aggregation_window +sampling_interval +upload_interval -registers=infeasible",
+			parameter.Values{"sampling_interval": int64(1), "upload_interval": int64(3600), "aggregation_window": int64(60)},
+		},
 		{"infeasible together", []update{{"sampling_interval": 1, "upload_interval": 3600}}, "1 +sampling_interval -upload_interval=infeasible", parameter.Values{"sampling_interval": int64(1)}},
 		{
 			"infeasible, but the rest is not",
@@ -446,5 +453,57 @@ func TestFullDisk(t *testing.T) {
 	}
 	if got := say(r.take(2, u)); got != "2 +flush_interval -zeal=unknown_parameter =night_mode" {
 		t.Errorf("once there is room: %s", got)
+	}
+}
+
+// unsynced is a disk on which files get their names, but the sync of that fails.
+type unsynced struct {
+	disk.FS
+	failing bool
+}
+
+var errSync = errors.New("sync: input/output error")
+
+func (d *unsynced) SyncDir(name string) error {
+	if d.failing {
+		return errSync
+	}
+	return d.FS.SyncDir(name)
+}
+
+// TestUncertainWrite: when a write fails after the new file has its name, it is
+// not in force, and the file is set right as soon as the disk works.
+func TestUncertainWrite(t *testing.T) {
+	d := &unsynced{FS: disktest.New()}
+	open := func() *Keeper {
+		return Open(Options{FS: d, Gateway: roof(), Boot: "1", Logger: slog.New(slog.DiscardHandler)})
+	}
+	k := open()
+	k.Take(Update{1, map[string]any{"night_mode": "full"}})
+	d.failing = true
+	a, changed := k.Take(Update{2, map[string]any{"night_mode": "slow"}})
+	if got := say(a); got != "2 -night_mode=storage_failed" || changed || k.Values()["night_mode"] != "full" {
+		t.Errorf("%s, changed %v", got, changed)
+	}
+	d.failing = false
+	k.Reached()
+	if k = open(); say(k.Answer()) != "1 +night_mode" || k.Values()["night_mode"] != "full" {
+		t.Errorf("after a restart: %s", say(k.Answer()))
+	}
+}
+
+// TestStaleFormer: what the settings no longer allow does not come back when a
+// change is undone.
+func TestStaleFormer(t *testing.T) {
+	r := newRig(t, roof())
+	r.take(1, map[string]any{"payload_cap": 512})
+	r.Reached()
+	r.take(2, map[string]any{"payload_cap": 1024})
+	r.g.Fixed = []string{"payload_cap"}
+	r.restart("boot 2")
+	r.Failed(0)
+	r.Failed(time.Hour)
+	if v := r.Values()["payload_cap"]; v != int64(0) || r.OnTrial() || say(r.Answer()) != "2 -payload_cap=not_permitted" {
+		t.Errorf("the payload cap is %v: %s", v, say(r.Answer()))
 	}
 }
