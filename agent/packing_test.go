@@ -125,6 +125,17 @@ func TestTheCapIsNotMissedByFar(t *testing.T) {
 	}
 }
 
+// TestTheCapIsExact: a message of just so many bytes is not aggregated.
+func TestTheCapIsExact(t *testing.T) {
+	r := slot(3, 100)
+	_, size := encoded(t, Packing{}, r, nowhere)
+	for limit, want := range map[int]bool{size + 1: false, size: false, size - 1: true} {
+		if blocks, _ := encoded(t, Packing{PayloadCap: limit}, r, nowhere); (blocks[0].Window != 0) != want {
+			t.Errorf("%d bytes under a cap of %d: windows of %d ms", size, limit, blocks[0].Window)
+		}
+	}
+}
+
 // TestWindowsOfARun: windows lie on multiples of UTC where the boot has a place,
 // and a run that was thinned out already stays as it is where its windows do not
 // fit into longer ones.

@@ -430,3 +430,18 @@ func TestThinningWithoutGain(t *testing.T) {
 		t.Errorf("there is still %s", got)
 	}
 }
+
+// TestTheJournalInUseIsSpared: it has few samples yet, and will have more.
+func TestTheJournalInUseIsSpared(t *testing.T) {
+	w, _ := start(t, Options{FlushInterval: time.Hour})
+	for range 1000 {
+		must(t, w.add(0))
+	}
+	if f := w.shrinkable(); f != nil {
+		t.Errorf("%s is made smaller while samples are appended to it", f.name())
+	}
+	must(t, w.closeJournal(0))
+	if w.shrinkable() == nil {
+		t.Error("a journal that has ended is not made smaller")
+	}
+}
