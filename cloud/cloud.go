@@ -39,13 +39,14 @@ const (
 
 // Options of a cloud. Only Data must be given.
 type Options struct {
-	Data      string        // the data folder; made with mode 0700 where there is none
-	Database  string        // "sqlite:FILE"; empty for ecowatt.db in the data folder
-	Listen    string        // address, as net.Listen takes it; default ":8080"
-	PublicURL string        // the cloud URL of enrolment files; empty for the one by which each request came
-	Slot      time.Duration // the time between a device's exchanges, 1 s … 24 h; default 15 min
-	Hold      time.Duration // for how long an answer may be held back until there is something to say, at most gateway.MaxHold; 0 for never
-	Logger    *slog.Logger  // default discards
+	Data      string          // the data folder; made with mode 0700 where there is none
+	Database  string          // "sqlite:FILE"; empty for ecowatt.db in the data folder
+	Listen    string          // address, as net.Listen takes it; default ":8080"
+	PublicURL string          // the cloud URL of enrolment files; empty for the one by which each request came
+	Slot      time.Duration   // the time between a device's exchanges, 1 s … 24 h; default 15 min
+	Hold      time.Duration   // for how long an answer may be held back until there is something to say, at most gateway.MaxHold; 0 for never
+	Logger    *slog.Logger    // default discards
+	Keep      store.Retention // of telemetry
 
 	// HandshakeRate is how many handshakes a second each address may begin, 1 …
 	// 1,000,000; default gateway.DefaultHandshakeRate. TrustedProxies are those
@@ -127,6 +128,14 @@ func (o Options) checked() (Options, error) {
 	if o.HandshakeRate < 1 || o.HandshakeRate > maxHandshakeRate {
 		return refuse("--handshake-rate", "%d is not within 1 and %d", o.HandshakeRate, maxHandshakeRate)
 	}
+	for option, keep := range map[string]time.Duration{"--keep-samples": o.Keep.Samples, "--keep-minutes": o.Keep.Minutes} {
+		if keep != 0 && keep < 24*time.Hour {
+			return refuse(option, "%v is less than a day; 0 keeps them for ever", keep)
+		}
+	}
+	if o.Keep.Minutes != 0 && (o.Keep.Samples == 0 || o.Keep.Samples > o.Keep.Minutes) {
+		return refuse("--keep-minutes", "minutes are kept no longer than --keep-samples keeps what they are made of; keep them as long at least")
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -156,7 +165,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer listener.Close()
-	db, err := store.Open(ctx, o.Database, store.Options{})
+	db, err := store.Open(ctx, o.Database, store.Options{Retention: o.Keep})
 	if err != nil {
 		return fmt.Errorf("opening the database: %w", err)
 	}
@@ -166,6 +175,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if err := bootstrap(ctx, db, o); err != nil {
+		return err
+	}
+	if err := db.Condense(ctx); err != nil {
 		return err
 	}
 	s := &server{db: db, listener: listener, logger: o.Logger, ready: o.Ready, draining: make(chan struct{})}

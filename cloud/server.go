@@ -27,6 +27,8 @@ const (
 	purgeTime = 10 * time.Minute
 	// lapseTime is how long after its time a command may be given up.
 	lapseTime = 5 * time.Second
+	// retireTime is how often old telemetry is looked for.
+	retireTime = time.Hour
 	// spreadTime is after how long at most a change of a group or a template begins
 	// to reach those devices that were too many for its own transaction.
 	spreadTime = time.Second
@@ -62,6 +64,7 @@ func (s *server) run(ctx context.Context) error {
 	go func() { committed <- s.db.Run(commit) }()
 	duties.Go(func() { s.purge(commit) })
 	duties.Go(func() { s.lapse(commit) })
+	duties.Go(func() { s.retire(commit) })
 	duties.Go(func() { s.spread(commit) })
 	telling, stopTelling := context.WithCancel(outlive)
 	defer stopTelling()
@@ -133,6 +136,23 @@ func (s *server) purge(ctx context.Context) {
 			s.logger.WarnContext(ctx, "what is left of ended sessions was not removed; it is tried again", "error", err)
 		case !emptied:
 			s.logger.DebugContext(ctx, "a reader keeps the write-ahead log from being emptied")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// retire gives up telemetry that is older than it is kept, now and from time to
+// time, until ctx ends.
+func (s *server) retire(ctx context.Context) {
+	tick := time.NewTicker(retireTime)
+	defer tick.Stop()
+	for {
+		if _, err := s.db.Retire(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			s.logger.WarnContext(ctx, "old telemetry was not given up; it is tried again", "error", err)
 		}
 		select {
 		case <-ctx.Done():

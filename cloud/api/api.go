@@ -23,6 +23,7 @@ import (
 	"ecowatt/cloud/audit"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollup"
 )
 
 // Fleet is the part of the store that knows the devices.
@@ -47,6 +48,10 @@ type Telemetry interface {
 	// Samples streams what the query selects, by inverter and time. A device
 	// that is not there is registry.ErrNotFound, before anything is yielded.
 	Samples(ctx context.Context, q ingest.Query) iter.Seq2[ingest.Part, error]
+	// Curve streams the buckets that the query selects, by inverter and time. A
+	// device that is not there is registry.ErrNotFound, a step that there is not
+	// wraps rollup.ErrStep; both before anything is yielded.
+	Curve(ctx context.Context, q rollup.Query) iter.Seq2[rollup.Part, error]
 }
 
 // Log is the part of the store that holds the audit log.

@@ -23,6 +23,7 @@ import (
 	"ecowatt/cloud/command"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollup"
 	"ecowatt/cloud/store"
 	"ecowatt/key"
 )
@@ -39,6 +40,23 @@ type fakeTelemetry struct {
 	parts []ingest.Part
 	err   error // yielded after the parts
 	asked ingest.Query
+
+	curves      []rollup.Part
+	askedCurves rollup.Query
+}
+
+func (f *fakeTelemetry) Curve(_ context.Context, q rollup.Query) iter.Seq2[rollup.Part, error] {
+	f.askedCurves = q
+	return func(yield func(rollup.Part, error) bool) {
+		for _, p := range f.curves {
+			if !yield(p, nil) {
+				return
+			}
+		}
+		if f.err != nil {
+			yield(rollup.Part{}, f.err)
+		}
+	}
 }
 
 func (f *fakeTelemetry) Samples(_ context.Context, q ingest.Query) iter.Seq2[ingest.Part, error] {

@@ -16,6 +16,8 @@ import (
 // csvTime is RFC 3339 with milliseconds, in UTC.
 const csvTime = "2006-01-02T15:04:05.000Z"
 
+const csvType = "text/csv; charset=utf-8; header=present"
+
 type exportOutput struct {
 	Disposition string `header:"Content-Disposition"`
 	Body        func(huma.Context)
@@ -28,6 +30,9 @@ func (s *server) exportTelemetry(ctx context.Context, in *samplesInput) (*export
 	if err != nil {
 		return nil, err
 	}
+	if in.Step.Duration != 0 {
+		return s.exportCurve(ctx, in.curve(q))
+	}
 	columns := newColumns(q.Points)
 	for part, err := range s.Telemetry.Samples(ctx, q) {
 		if err != nil {
@@ -35,7 +40,7 @@ func (s *server) exportTelemetry(ctx context.Context, in *samplesInput) (*export
 		}
 		columns.add(part.Points)
 	}
-	answer, err := s.stream(ctx, q, "text/csv; charset=utf-8; header=present", func(w io.Writer, parts iter.Seq2[ingest.Part, error]) error {
+	answer, err := stream(ctx, s, q.Device, csvType, s.Telemetry.Samples(ctx, q), func(w io.Writer, parts iter.Seq2[ingest.Part, error]) error {
 		return writeCSV(w, columns, parts)
 	})
 	if err != nil {

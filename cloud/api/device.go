@@ -17,6 +17,7 @@ type Device struct {
 	ID        string          `json:"id" doc:"Its name in the fleet"`
 	Group     string          `json:"group" doc:"Empty when in none"`
 	Notes     string          `json:"notes"`
+	TimeZone  string          `json:"time_zone" doc:"IANA name; its days begin at midnight there"`
 	Disabled  bool            `json:"disabled" doc:"A disabled device is refused until it is enabled again"`
 	CreatedAt time.Time       `json:"created_at"`
 	LastSeen  *time.Time      `json:"last_seen" doc:"When its last exchange was accepted; null when never"`
@@ -65,7 +66,7 @@ type Inverter struct {
 
 func showDevice(d registry.Device, now time.Time) Device {
 	out := Device{
-		ID: string(d.ID), Group: d.Group, Notes: d.Notes, Disabled: d.Disabled,
+		ID: string(d.ID), Group: d.Group, Notes: d.Notes, TimeZone: d.TimeZone, Disabled: d.Disabled,
 		CreatedAt: d.CreatedAt, Epoch: uint32(d.Epoch), Key: showKey(d, now), Config: DeviceConfig(d.Config), Inverters: []Inverter{},
 	}
 	if !d.LastSeen.IsZero() {
@@ -130,6 +131,7 @@ type NewDevice struct {
 	ID       string `json:"id" doc:"1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit" example:"roof-1"`
 	Group    string `json:"group,omitempty" doc:"Of the same form; empty for none"`
 	Notes    string `json:"notes,omitempty" doc:"At most 1024 bytes"`
+	TimeZone string `json:"time_zone,omitempty" doc:"IANA name, as in Europe/Berlin; UTC by default"`
 	CloudURL string `json:"cloud_url,omitempty" doc:"Where the device will find the cloud; by default the public URL the cloud was started with, else the one of this request"`
 }
 
@@ -187,7 +189,7 @@ func (s *server) addDevice(ctx context.Context, in *addDeviceInput) (*addDeviceO
 		cloudURL = in.origin
 	}
 	device, enrolment, err := s.Registry.Add(ctx, registry.Request{
-		ID: in.Body.ID, Group: in.Body.Group, Notes: in.Body.Notes, CloudURL: cloudURL, By: caller(ctx).Name,
+		ID: in.Body.ID, Group: in.Body.Group, Notes: in.Body.Notes, TimeZone: in.Body.TimeZone, CloudURL: cloudURL, By: caller(ctx).Name,
 	}, s.Now())
 	if err != nil {
 		return nil, deviceProblem(ecowatt.DeviceID(in.Body.ID), err)
@@ -279,6 +281,7 @@ func (s *server) getDevice(ctx context.Context, in *DeviceInput) (*deviceOutput,
 type DeviceChange struct {
 	Group    *string `json:"group,omitempty" doc:"Empty for none"`
 	Notes    *string `json:"notes,omitempty"`
+	TimeZone *string `json:"time_zone,omitempty" doc:"IANA name, as in Europe/Berlin"`
 	Disabled *bool   `json:"disabled,omitempty"`
 }
 
@@ -294,7 +297,7 @@ func (s *server) changeDevice(ctx context.Context, in *changeDeviceInput) (*devi
 	}
 	change := registry.Change(in.Body)
 	if change == (registry.Change{}) {
-		return nil, invalid("body", "nothing to change: give group, notes or disabled")
+		return nil, invalid("body", "nothing to change: give group, notes, time_zone or disabled")
 	}
 	if err := s.Fleet.UpdateDevice(ctx, id, change, operator(ctx), s.Now()); err != nil {
 		return nil, deviceProblem(id, err)

@@ -34,7 +34,7 @@ func TestAddDevice(t *testing.T) {
 				Enrolment map[string]any
 			}](t, r.body)
 			want := Device{
-				ID: "roof-1", Group: "north", Notes: "on the barn", CreatedAt: c.now, Epoch: 1, Key: DeviceKey{Epoch: 1, Since: c.now}, Inverters: []Inverter{},
+				ID: "roof-1", Group: "north", Notes: "on the barn", TimeZone: "UTC", CreatedAt: c.now, Epoch: 1, Key: DeviceKey{Epoch: 1, Since: c.now}, Inverters: []Inverter{},
 			}
 			if diff := cmp.Diff(want, got.Device); diff != "" {
 				t.Errorf("device (-want +got):\n%s", diff)
@@ -119,11 +119,12 @@ func TestChangeDevice(t *testing.T) {
 		{`{"disabled":true}`, Device{Group: "north", Disabled: true}},
 		{`{"notes":"sold","group":"south"}`, Device{Group: "south", Notes: "sold", Disabled: true}},
 		{`{"group":"","disabled":false}`, Device{Notes: "sold"}},
+		{`{"time_zone":"Europe/Berlin"}`, Device{Notes: "sold", TimeZone: "Europe/Berlin"}},
 	} {
 		r := c.do(http.MethodPatch, "/api/v1/devices/roof-1", token, step.body)
 		want := step.want
 		want.ID, want.CreatedAt, want.Epoch, want.Inverters = "roof-1", c.now, 1, []Inverter{}
-		want.Key = DeviceKey{Epoch: 1, Since: c.now}
+		want.Key, want.TimeZone = DeviceKey{Epoch: 1, Since: c.now}, orUTC(want.TimeZone)
 		if diff := cmp.Diff(want, decode[Device](t, r.body)); r.status != http.StatusOK || diff != "" {
 			t.Errorf("%s: %d (-want +got):\n%s", step.body, r.status, diff)
 		}
@@ -137,11 +138,18 @@ func TestChangeDevice(t *testing.T) {
 	}
 }
 
+func orUTC(zone string) string {
+	if zone == "" {
+		return "UTC"
+	}
+	return zone
+}
+
 // What the registry knows of a device is shown in full.
 func TestShowDevice(t *testing.T) {
 	at := time.Date(2026, 6, 1, 2, 3, 4, 5e6, time.UTC)
 	d := registry.Device{
-		ID: "roof-1", Group: "g", Notes: "n", Disabled: true, CreatedAt: at, Epoch: 7, LastSeen: at.Add(time.Hour),
+		ID: "roof-1", Group: "g", Notes: "n", TimeZone: "Europe/Berlin", Disabled: true, CreatedAt: at, Epoch: 7, LastSeen: at.Add(time.Hour),
 		KeySince: at, Rotation: &registry.Rotation{Epoch: 8, OfferFrom: at, OfferedAt: at, Burn: true}, Recovery: at.Add(time.Hour),
 		Inventory: registry.Inventory{
 			ReportedAt: at, AgentVersion: "0.1.0", Hardware: "arm", ControlAllowed: true,
@@ -156,7 +164,7 @@ func TestShowDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"id":"roof-1","group":"g","notes":"n","disabled":true,"created_at":"2026-06-01T02:03:04.005Z","last_seen":"2026-06-01T03:03:04.005Z","epoch":7,` +
+	want := `{"id":"roof-1","group":"g","notes":"n","time_zone":"Europe/Berlin","disabled":true,"created_at":"2026-06-01T02:03:04.005Z","last_seen":"2026-06-01T03:03:04.005Z","epoch":7,` +
 		`"key":{"epoch":7,"since":"2026-06-01T02:03:04.005Z","pending":{"epoch":8,"offer_from":"2026-06-01T02:03:04.005Z",` +
 		`"offered_at":"2026-06-01T02:03:04.005Z","burn":true},"recovery_until":"2026-06-01T03:03:04.005Z"},` +
 		`"agent":{"version":"0.1.0","hardware":"arm","control_allowed":true,"reported_at":"2026-06-01T02:03:04.005Z"},` +

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -20,6 +21,7 @@ import (
 	"ecowatt"
 	"ecowatt/cloud/access"
 	"ecowatt/cloud/ingest"
+	"ecowatt/cloud/rollup"
 )
 
 // Samples are the samples of a device. They are streamed: an answer of any
@@ -77,6 +79,32 @@ type samplesInput struct {
 	To       moment   `query:"to" doc:"The moment before which it ends; by default there is no end"`
 	Inverter string   `query:"inverter" doc:"Only this inverter"`
 	Points   []string `query:"points" doc:"Only these points, in this order, separated by commas"`
+	Step     span     `query:"step" doc:"Buckets of so long in place of samples: whole minutes that divide a day, or 1d, the days of the device's time zone"`
+	Only     string   `query:"only" enum:"energy" doc:"With step: energy alone, without the points"`
+}
+
+// span is a duration as a query names it.
+type span struct{ time.Duration }
+
+// UnmarshalText reads 1m, 15m, 1h or 1d, or a number of seconds.
+func (s *span) UnmarshalText(text []byte) error {
+	var err error
+	switch days, isDays := strings.CutSuffix(string(text), "d"); {
+	case isDays:
+		var n int
+		n, err = strconv.Atoi(days)
+		s.Duration = time.Duration(n) * 24 * time.Hour
+	default:
+		if n, notNumber := strconv.Atoi(string(text)); notNumber == nil {
+			s.Duration = time.Duration(n) * time.Second
+		} else {
+			s.Duration, err = time.ParseDuration(string(text))
+		}
+	}
+	if err != nil || s.Duration <= 0 {
+		return errors.New("give a length of time as in 1m, 15m, 1h, 1d")
+	}
+	return nil
 }
 
 func (in *samplesInput) query(now time.Time) (ingest.Query, error) {
@@ -99,6 +127,9 @@ func (in *samplesInput) query(now time.Time) (ingest.Query, error) {
 			return ingest.Query{}, invalid("query.inverter", err.Error())
 		}
 	}
+	if in.Only != "" && in.Step.Duration == 0 {
+		return ingest.Query{}, invalid("query.only", "energy is there only with a step")
+	}
 	if len(in.Points) > ingest.MaxPoints {
 		return ingest.Query{}, invalid("query.points", fmt.Sprintf("%d points, at most %d are allowed", len(in.Points), ingest.MaxPoints))
 	}
@@ -114,15 +145,16 @@ func (in *samplesInput) query(now time.Time) (ingest.Query, error) {
 }
 
 func (s *server) registerTelemetry() {
+	curve := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Curves](), true, "Curves")
 	schema := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Samples](), true, "Samples")
 	register(s, access.SeeTelemetry, huma.Operation{
 		OperationID: "get-telemetry", Method: http.MethodGet, Path: "/devices/{id}/telemetry",
-		Summary: "Samples of a device",
+		Summary: "Samples of a device, or what they were in buckets of time",
 		Description: "Streamed, without a limit of length: narrow from and to for less. " +
 			"An answer that cannot be completed is cut off, so that it is no valid JSON.",
 		Errors: []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
-			Description: "The samples", Content: map[string]*huma.MediaType{"application/json": {Schema: schema}},
+			Description: "The samples, or with step the buckets", Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{OneOf: []*huma.Schema{schema, curve}}}},
 		}},
 	}, s.getTelemetry)
 	register(s, access.SeeTelemetry, huma.Operation{
@@ -144,7 +176,10 @@ func (s *server) getTelemetry(ctx context.Context, in *samplesInput) (*huma.Stre
 	if err != nil {
 		return nil, err
 	}
-	return s.stream(ctx, q, "application/json", func(w io.Writer, parts iter.Seq2[ingest.Part, error]) error {
+	if in.Step.Duration != 0 {
+		return s.getCurve(ctx, in.curve(q))
+	}
+	return stream(ctx, s, q.Device, "application/json", s.Telemetry.Samples(ctx, q), func(w io.Writer, parts iter.Seq2[ingest.Part, error]) error {
 		return writeSamples(w, string(q.Device), parts)
 	})
 }
@@ -155,14 +190,14 @@ const stallTime = 30 * time.Second
 // stream answers with what write makes of the samples. It begins when the
 // first part is there, so that a query that fails at once is answered with a
 // problem; one that fails later is cut off.
-func (s *server) stream(ctx context.Context, q ingest.Query, contentType string, write func(io.Writer, iter.Seq2[ingest.Part, error]) error) (*huma.StreamResponse, error) {
-	next, stop := iter.Pull2(s.Telemetry.Samples(ctx, q))
+func stream[P any](ctx context.Context, s *server, device ecowatt.DeviceID, contentType string, all iter.Seq2[P, error], write func(io.Writer, iter.Seq2[P, error]) error) (*huma.StreamResponse, error) {
+	next, stop := iter.Pull2(all)
 	first, err, some := next()
 	if some && err != nil {
 		stop()
-		return nil, deviceProblem(q.Device, err)
+		return nil, streamProblem(device, err)
 	}
-	parts := func(yield func(ingest.Part, error) bool) {
+	parts := func(yield func(P, error) bool) {
 		for part, err, ok := first, err, some; ok; part, err, ok = next() {
 			if !yield(part, err) {
 				return
@@ -176,11 +211,19 @@ func (s *server) stream(ctx context.Context, q ingest.Query, contentType string,
 		out := bufio.NewWriterSize(&patientWriter{w: w, control: http.NewResponseController(w)}, 32<<10)
 		if err := errors.Join(write(out, parts), out.Flush()); err != nil {
 			if ctx.Err() == nil {
-				s.Logger.ErrorContext(ctx, "answer was cut off", "path", "telemetry", "device_id", string(q.Device), "error", err)
+				s.Logger.ErrorContext(ctx, "answer was cut off", "path", "telemetry", "device_id", string(device), "error", err)
 			}
 			panic(http.ErrAbortHandler)
 		}
 	}}, nil
+}
+
+// streamProblem is the problem of a query that fails at once.
+func streamProblem(device ecowatt.DeviceID, err error) error {
+	if errors.Is(err, rollup.ErrStep) {
+		return invalid("query.step", rollup.ErrStep.Error()+": 1m, 5m, 15m, 1h, 1d and the like")
+	}
+	return deviceProblem(device, err)
 }
 
 // patientWriter lets an answer take its time as long as it moves.

@@ -1,11 +1,13 @@
 package ingest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
 
 	"ecowatt"
+	"ecowatt/cloud/rollup"
 )
 
 // Limits of a telemetry block. A block beyond them is invalid.
@@ -53,6 +55,62 @@ type Block struct {
 	T0       int64    // ms since 1970
 	Boot     *Instant // time of t0 since boot, where the device sent that; else nil
 	Window   int64    // ms: what the device sent are windows (see ecowatt.Aggregate); 0 for samples
+
+	// Of a block that is placed: what its samples say of minutes and quarters.
+	Minutes, Quarters rollup.Table
+}
+
+// Condense makes Minutes and Quarters of a placed block, by decoding it.
+func (b *Block) Condense() error {
+	samples, err := b.decode()
+	if err != nil {
+		return fmt.Errorf("decoding a block of %s: %w", b.Inverter, err)
+	}
+	b.condense(samples)
+	return nil
+}
+
+// condense does so with samples whose times are since t0, and makes them times
+// since 1970.
+func (b *Block) condense(samples []ecowatt.Sample) {
+	for i := range samples {
+		samples[i].At += b.T0
+	}
+	b.Minutes, b.Quarters = rollup.Collect(b.Points, samples, b.Window)
+}
+
+// Quarters works out the quarters of a chunk anew, from all blocks of one list of
+// points that reach into it; start is when the chunk begins, ms since 1970.
+func Quarters(blocks []Block, start int64) (rollup.Table, error) {
+	if len(blocks) == 0 {
+		return nil, nil
+	}
+	points := blocks[0].Points
+	var samples []ecowatt.Sample
+	var table rollup.Table
+	for _, b := range blocks {
+		decoded, err := b.decode()
+		if err != nil {
+			return nil, fmt.Errorf("decoding a block of %s: %w", b.Inverter, err)
+		}
+		var windows []ecowatt.Sample
+		for _, s := range decoded {
+			if s.At += b.T0; s.At < start || s.At >= start+rollup.Chunk {
+				continue
+			}
+			if b.Window == 0 {
+				samples = append(samples, s)
+			} else {
+				windows = append(windows, s)
+			}
+		}
+		_, quarters := rollup.Collect(points, windows, b.Window)
+		table, _ = table.Merge(points, quarters)
+	}
+	slices.SortStableFunc(samples, func(a, b ecowatt.Sample) int { return cmp.Compare(a.At, b.At) })
+	_, quarters := rollup.Collect(points, samples, 0)
+	table, _ = table.Merge(points, quarters)
+	return table, nil
 }
 
 // columns is the number of values of a sample, or of a window.
@@ -110,6 +168,7 @@ func Check(t Telemetry, now time.Time) (Block, error) {
 		return Block{}, invalid("t0 cannot be true: before 2015 or in the future")
 	case b.Boot == nil:
 		b.T0, b.Placed = t.T0, true
+		b.condense(samples)
 	}
 	return b, nil
 }

@@ -173,6 +173,10 @@ func TestCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(got.Minutes) == 0 || len(got.Quarters) == 0 {
+		t.Errorf("nothing is rolled up: %v, %v", got.Minutes, got.Quarters)
+	}
+	got.Minutes, got.Quarters = nil, nil
 	want := Block{Inverter: "roof", Points: sent.Points, Count: 3, Data: sent.Data, Span: 4000, Placed: true, T0: taken}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("with a clock (-want +got):\n%s", diff)

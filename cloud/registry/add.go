@@ -40,6 +40,7 @@ type NewDevice struct {
 	ID        ecowatt.DeviceID
 	Group     string
 	Notes     string
+	TimeZone  string
 	CreatedAt time.Time
 	By        string // the operator's name, for the audit log
 	Key       NewKey
@@ -72,6 +73,7 @@ type Request struct {
 	ID       string // its name: see ecowatt.ParseDeviceID
 	Group    string // may be empty
 	Notes    string // may be empty
+	TimeZone string // IANA name of the site's time zone; empty for UTC
 	CloudURL string // where the device finds the cloud: http or https, host, at most a path
 	By       string // the operator's name, for the audit log
 }
@@ -80,6 +82,9 @@ type Request struct {
 // the only copy of the key outside the store. Bad input is an *InvalidError, a
 // name that is taken ErrExists; then nothing is stored.
 func (r *Registry) Add(ctx context.Context, q Request, now time.Time) (Device, Enrolment, error) {
+	if q.TimeZone == "" {
+		q.TimeZone = defaultTimeZone
+	}
 	id, err := q.check()
 	if err != nil {
 		return Device{}, Enrolment{}, err
@@ -99,13 +104,13 @@ func (r *Registry) Add(ctx context.Context, q Request, now time.Time) (Device, E
 	}
 	now = now.UTC().Truncate(time.Millisecond)
 	err = r.store.CreateDevice(ctx, NewDevice{
-		ID: id, Group: q.Group, Notes: q.Notes, CreatedAt: now, By: q.By,
+		ID: id, Group: q.Group, Notes: q.Notes, TimeZone: q.TimeZone, CreatedAt: now, By: q.By,
 		Key: NewKey{ID: pskID, Epoch: epoch, KEK: kek, Wrapped: wrapped},
 	})
 	if err != nil {
 		return Device{}, Enrolment{}, fmt.Errorf("storing device %s: %w", id, err)
 	}
-	device := Device{ID: id, Group: q.Group, Notes: q.Notes, CreatedAt: now, Epoch: epoch, KeySince: now}
+	device := Device{ID: id, Group: q.Group, Notes: q.Notes, TimeZone: q.TimeZone, CreatedAt: now, Epoch: epoch, KeySince: now}
 	return device, Enrolment{DeviceID: id, CloudURL: q.CloudURL, Epoch: epoch, PSKID: pskID, Key: secret}, nil
 }
 
@@ -120,6 +125,9 @@ func (q Request) check() (ecowatt.DeviceID, error) {
 	if err := checkNotes(q.Notes); err != nil {
 		return "", err
 	}
+	if err := checkTimeZone(q.TimeZone); err != nil {
+		return "", err
+	}
 	return id, checkURL(q.CloudURL)
 }
 
@@ -129,6 +137,17 @@ func checkGroup(group string) error {
 	}
 	if _, err := ecowatt.ParseName("group", group); err != nil {
 		return &InvalidError{Field: "group", Problem: err.Error()}
+	}
+	return nil
+}
+
+// defaultTimeZone is that of a device of which nothing else is said.
+const defaultTimeZone = "UTC"
+
+func checkTimeZone(name string) error {
+	// The empty name and "Local" would be the server's own.
+	if _, err := time.LoadLocation(name); err != nil || name == "" || name == "Local" || len(name) > ecowatt.MaxNameLength {
+		return &InvalidError{Field: "time_zone", Problem: fmt.Sprintf("%.40q is no time zone; write its IANA name, as in Europe/Berlin", name)}
 	}
 	return nil
 }

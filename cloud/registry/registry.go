@@ -30,6 +30,7 @@ type Device struct {
 	ID        ecowatt.DeviceID
 	Group     string // "" when in none
 	Notes     string
+	TimeZone  string // IANA name; days begin at midnight there
 	Disabled  bool
 	CreatedAt time.Time
 	Epoch     key.Epoch // active key epoch
@@ -99,6 +100,7 @@ type News struct{ Firmware, Inventory bool }
 type Change struct {
 	Group    *string
 	Notes    *string
+	TimeZone *string
 	Disabled *bool // true also ends every session of the device, in the same transaction
 }
 
@@ -110,7 +112,12 @@ func (c Change) Check() error {
 		}
 	}
 	if c.Notes != nil {
-		return checkNotes(*c.Notes)
+		if err := checkNotes(*c.Notes); err != nil {
+			return err
+		}
+	}
+	if c.TimeZone != nil {
+		return checkTimeZone(*c.TimeZone)
 	}
 	return nil
 }

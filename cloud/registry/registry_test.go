@@ -55,12 +55,12 @@ func TestAdd(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 3, 1, 11, 0, 0, 123e6, time.UTC)
-	wantDevice := Device{ID: "roof", Group: "north", Notes: "on the barn\n\tby ä", CreatedAt: at, Epoch: 1, KeySince: at}
+	wantDevice := Device{ID: "roof", Group: "north", Notes: "on the barn\n\tby ä", TimeZone: "UTC", CreatedAt: at, Epoch: 1, KeySince: at}
 	if diff := cmp.Diff(wantDevice, d); diff != "" {
 		t.Errorf("device (-want +got):\n%s", diff)
 	}
 	want := NewDevice{
-		ID: "roof", Group: "north", Notes: "on the barn\n\tby ä", CreatedAt: at, By: "ada",
+		ID: "roof", Group: "north", Notes: "on the barn\n\tby ä", TimeZone: "UTC", CreatedAt: at, By: "ada",
 		Key: NewKey{ID: e.PSKID, Epoch: 1, KEK: "kek", Wrapped: []byte("wrapped")},
 	}
 	if diff := cmp.Diff([]NewDevice{want}, m.devices); diff != "" {
@@ -115,6 +115,9 @@ func TestAddRefuses(t *testing.T) {
 		"port 65536":                {"cloud_url", func(q *Request) { q.CloudURL = "https://host:65536" }},
 		"no port after the colon":   {"cloud_url", func(q *Request) { q.CloudURL = "https://host:" }},
 		"URL too long":              {"cloud_url", func(q *Request) { q.CloudURL = "https://host/" + strings.Repeat("a", maxURL) }},
+		"a zone on the moon":        {"time_zone", func(q *Request) { q.TimeZone = "Moon/Crater" }},
+		"the server's own zone":     {"time_zone", func(q *Request) { q.TimeZone = "Local" }},
+		"a zone that is a path":     {"time_zone", func(q *Request) { q.TimeZone = "../../etc/passwd" }},
 		"the first of several":      {"device_id", func(q *Request) { q.ID, q.Group, q.CloudURL = "", "A", "" }},
 		"the first of several more": {"group", func(q *Request) { q.Group, q.Notes, q.CloudURL = "A", "\a", "" }},
 	} {

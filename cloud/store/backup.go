@@ -94,7 +94,7 @@ func openFile(ctx context.Context, path, parameters string) (*writer, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, unavailable(err))
 	}
 	conn.SetInterrupt(ctx)
-	w := &writer{newConnection(conn)}
+	w := &writer{connection: newConnection(conn)}
 	if err := errors.Join(conn.BusyTimeout(5*time.Second), conn.Exec(`PRAGMA trusted_schema = OFF`)); err != nil {
 		return nil, errors.Join(err, w.close())
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -24,8 +25,8 @@ const defaultLimit = 1000
 func (s *Store) CreateDevice(ctx context.Context, n registry.NewDevice) error {
 	err := s.write(ctx, func(tx *Tx) error {
 		at := millis(n.CreatedAt)
-		_, err := tx.w.exec(`INSERT INTO device (name, grp, notes, created_at) VALUES ($1, $2, $3, $4)`,
-			string(n.ID), n.Group, n.Notes, at)
+		_, err := tx.w.exec(`INSERT INTO device (name, grp, notes, time_zone, created_at) VALUES ($1, $2, $3, $4, $5)`,
+			string(n.ID), n.Group, n.Notes, cmp.Or(n.TimeZone, "UTC"), at)
 		if errors.Is(err, sqlite3.CONSTRAINT_UNIQUE) {
 			return registry.ErrExists
 		}
@@ -111,6 +112,11 @@ func (tx *Tx) changeDevice(device int64, c registry.Change) (map[string]string, 
 		_, err := tx.w.exec(`UPDATE device SET notes = $1 WHERE id = $2`, *c.Notes, device)
 		errs = append(errs, err)
 	}
+	if c.TimeZone != nil {
+		attrs["time_zone"] = *c.TimeZone
+		_, err := tx.w.exec(`UPDATE device SET time_zone = $1 WHERE id = $2`, *c.TimeZone, device)
+		errs = append(errs, err)
+	}
 	if c.Disabled != nil {
 		attrs["disabled"] = fmt.Sprint(*c.Disabled)
 		_, err := tx.w.exec(`UPDATE device SET disabled = $1 WHERE id = $2`, *c.Disabled, device)
@@ -125,7 +131,7 @@ func (tx *Tx) changeDevice(device int64, c registry.Change) (map[string]string, 
 
 // What a device is made of; last_seen is the later of the ended sessions' and
 // the living ones'.
-const selectDevice = `SELECT d.name, d.grp, d.notes, d.disabled, d.created_at,
+const selectDevice = `SELECT d.name, d.grp, d.notes, d.time_zone, d.disabled, d.created_at,
 	k.epoch, k.since, n.epoch, n.offer_from, n.offered_at, n.burn, d.recovery_until,
 	(SELECT a.last_at FROM alarm a WHERE a.device = d.id AND a.reason = 'CLONE_SUSPECT'),
 	d.last_seen, (SELECT max(s.seen_at) FROM session s WHERE s.device = d.id),
@@ -197,7 +203,7 @@ func scanDevice(row scanner) (registry.Device, error) {
 		agentVersion, hardware, inverters sql.NullString
 		control                           sql.NullBool
 	)
-	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.Disabled, &created,
+	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.TimeZone, &d.Disabled, &created,
 		&epoch, &since, &next.epoch, &next.from, &next.offered, &next.burn, &recovery, &cloned, &seenBefore, &seenNow,
 		&release, &state, &version, &d.Config.Revision, &d.Config.Pending, &d.Config.Drift, &reported, &agentVersion, &hardware, &control, &inverters)
 	if err != nil {

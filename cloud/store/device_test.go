@@ -28,7 +28,7 @@ func TestCreateDevice(t *testing.T) {
 	if err := s.CreateDevice(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
-	want := registry.Device{ID: "roof", Group: "north", Notes: "on the barn", CreatedAt: noon, Epoch: 1, KeySince: noon}
+	want := registry.Device{ID: "roof", Group: "north", Notes: "on the barn", TimeZone: "UTC", CreatedAt: noon, Epoch: 1, KeySince: noon}
 	if diff := cmp.Diff(want, device(t, s, "roof")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

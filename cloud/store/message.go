@@ -62,13 +62,26 @@ func (tx *Tx) storeBlock(device int64, b ingest.Block, at time.Time) error {
 			clock.Place(&b, at)
 		}
 	}
+	var minutes any
 	if b.Placed {
-		t0, t1 = b.T0, b.T0+b.Span
+		if b.Quarters == nil { // it was not known where they begin when the block was checked
+			condense(&b)
+		}
+		t0, t1, minutes = b.T0, b.T0+b.Span, b.Minutes.AppendStats(nil)
+		if keep := tx.w.retention.Minutes; keep > 0 && b.T0+b.Span < millis(at.Add(-keep)) {
+			return tx.rollUp(device, b)
+		}
+		if keep := tx.w.retention.Samples; keep > 0 && b.T0+b.Span < millis(at.Add(-keep)) {
+			b.Data = []byte{} // it comes later than samples are kept: its minutes are
+		}
 	}
-	_, err := tx.w.exec(`INSERT INTO block (device, inverter, t0, t1, span, samples, codec, points, data, boot_id, mono, window_ms)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
-		device, b.Inverter, t0, t1, b.Span, b.Count, int64(b.Codec), strings.Join(b.Points, ","), b.Data, boot, mono, b.Window)
-	return err
+	_, err := tx.w.exec(`INSERT INTO block (device, inverter, t0, t1, span, samples, codec, points, data, boot_id, mono, window_ms, minutes)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		device, b.Inverter, t0, t1, b.Span, b.Count, int64(b.Codec), strings.Join(b.Points, ","), b.Data, boot, mono, b.Window, minutes)
+	if err != nil || !b.Placed {
+		return err
+	}
+	return tx.rollUp(device, b)
 }
 
 // clock returns what is known of a boot of a device.
@@ -111,9 +124,11 @@ func (tx *Tx) place(device int64, c ingest.Clock, at time.Time) error {
 	last := int64(0)
 	for range placeMost {
 		b := ingest.Block{Boot: &ingest.Instant{Boot: c.Boot}}
-		found, err := tx.w.row(`SELECT id, mono, span FROM block
+		var count, codec int64
+		var names string
+		found, err := tx.w.row(`SELECT id, mono, span, inverter, points, samples, codec, data, window_ms FROM block
 			WHERE device = $1 AND boot_id = $2 AND t0 IS NULL AND id > $3 ORDER BY id LIMIT 1`,
-			[]any{device, c.Boot[:], last}, &last, &b.Boot.Mono, &b.Span)
+			[]any{device, c.Boot[:], last}, &last, &b.Boot.Mono, &b.Span, &b.Inverter, &names, &count, &codec, &b.Data, &b.Window)
 		if err != nil {
 			return fmt.Errorf("looking for blocks without a place: %w", err)
 		}
@@ -123,8 +138,13 @@ func (tx *Tx) place(device int64, c ingest.Clock, at time.Time) error {
 		if !c.Place(&b, at) {
 			continue
 		}
-		if _, err := tx.w.exec(`UPDATE block SET t0 = $1, t1 = $2 WHERE id = $3`, b.T0, b.T0+b.Span, last); err != nil {
+		b.Points, b.Count, b.Codec = strings.Split(names, ","), int(count), uint64(codec)
+		condense(&b)
+		if _, err := tx.w.exec(`UPDATE block SET t0 = $1, t1 = $2, minutes = $3 WHERE id = $4`, b.T0, b.T0+b.Span, b.Minutes.AppendStats(nil), last); err != nil {
 			return fmt.Errorf("placing a block: %w", err)
+		}
+		if err := tx.rollUp(device, b); err != nil {
+			return err
 		}
 	}
 	return nil

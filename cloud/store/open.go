@@ -53,7 +53,7 @@ func openWriter(ctx context.Context, path string, busy time.Duration) (*writer, 
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, unavailable(err))
 	}
-	w := &writer{newConnection(conn)}
+	w := &writer{connection: newConnection(conn)}
 	if err := w.setUp(path, busy); err != nil {
 		return nil, errors.Join(err, w.close())
 	}

@@ -63,6 +63,9 @@ func (s *Store) samplesOf(ctx context.Context, q ingest.Query, points points, yi
 		}
 		for _, b := range page {
 			after = b.place
+			if len(b.Data) == 0 { // its samples were given up
+				continue
+			}
 			part, ok, err := ingest.Select(q, b.Block, points.describe)
 			if err != nil {
 				return fmt.Errorf("block %d: %w", b.id, err)
@@ -150,7 +153,8 @@ func (s *Store) blocks(ctx context.Context, q ingest.Query, after place) ([]stor
 
 // queries are the prepared statements of the reads that run over and over.
 type queries struct {
-	inverter, blocks *sql.Stmt
+	inverter, blocks                           *sql.Stmt
+	rolledUp, known, quarters, series, minutes *sql.Stmt
 }
 
 // prepareQueries prepares them; they are closed with db.
@@ -164,6 +168,11 @@ func prepareQueries(ctx context.Context, db *sql.DB) (queries, error) {
 	q := queries{
 		inverter: prepare(selectInverter),
 		blocks:   prepare(selectBlocks),
+		rolledUp: prepare(selectRolledUp),
+		known:    prepare(selectKnown),
+		quarters: prepare(selectQuarters),
+		series:   prepare(selectSeries),
+		minutes:  prepare(selectMinutes),
 	}
 	return q, unavailable(errors.Join(errs...))
 }

@@ -45,6 +45,7 @@ type Options struct {
 	BusyTimeout time.Duration // how long to wait for another process's lock, default 5 s
 	GroupSize   int           // most units in one transaction, default 256
 	QueueSize   int           // units that may wait; then Commit blocks; default 1024
+	Retention   Retention     // of telemetry; see Retire
 }
 
 func (o Options) withDefaults() Options {
@@ -100,6 +101,7 @@ func Open(ctx context.Context, path string, options Options) (*Store, error) {
 		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
+	w.retention = options.Retention
 	s.turn <- struct{}{}
 	if s.read, err = openReaders(path, options); err == nil {
 		s.queries, err = prepareQueries(ctx, s.read)

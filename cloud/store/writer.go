@@ -8,7 +8,10 @@ import (
 )
 
 // writer is the connection that writes.
-type writer struct{ connection }
+type writer struct {
+	connection
+	retention Retention
+}
 
 // connection is a connection with its prepared statements. It talks to SQLite
 // directly: database/sql costs a third of an exchange's time in the database. It

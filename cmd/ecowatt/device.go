@@ -31,6 +31,7 @@ func (a *app) newDeviceCommand() *cobra.Command {
 		a.newDeviceShowCommand(),
 		a.newDeviceSwitchCommand("disable", "Refuse a device, and end its sessions", true),
 		a.newDeviceSwitchCommand("enable", "Let a disabled device in again", false),
+		a.newDeviceSetCommand(),
 		a.newDeviceRotateCommand(),
 		a.newDeviceRecoverCommand(),
 	)
@@ -75,6 +76,7 @@ ID is 1 to 64 of a-z, 0-9, '-', '_' and '.', beginning with a letter or a digit.
 	}
 	c.Flags().StringVar(&r.Group, "group", "", "group that the device belongs to")
 	c.Flags().StringVar(&r.Notes, "notes", "", "anything worth remembering")
+	c.Flags().StringVar(&r.TimeZone, "time-zone", "", "of the site, as in Europe/Berlin: its days begin at midnight there (default UTC)")
 	c.Flags().StringVar(&r.out, "out", "", "the enrolment file (default ID.enrol.json)")
 	c.Flags().StringVar(&r.CloudURL, "cloud-url", "", "where the device will find the cloud (default what the cloud takes for its own URL)")
 	token, asJSON := tokenFlag(c), jsonFlag(c)
@@ -309,6 +311,7 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	line("group", d.Group)
 	line("state", stateOf(d))
 	line("notes", d.Notes)
+	line("time zone", d.TimeZone)
 	line("added", localTime(d.CreatedAt))
 	if d.LastSeen == nil {
 		line("last seen", "never")
@@ -400,6 +403,53 @@ func limitText(l api.PowerLimit, now time.Time) string {
 }
 
 // newDeviceSwitchCommand makes "device disable" and "device enable".
+func (a *app) newDeviceSetCommand() *cobra.Command {
+	var group, notes, zone string
+	c := &cobra.Command{
+		Use:     "set ID",
+		Short:   "Change group, notes or time zone of a device",
+		Long:    "Change group, notes or time zone of a device. What no flag names stays as it is; an\nempty group is none.",
+		Example: "  ecowatt device set roof-1 --group north --time-zone Europe/Berlin",
+		Args:    arguments("ID"),
+	}
+	c.Flags().StringVar(&group, "group", "", "group that the device belongs to")
+	c.Flags().StringVar(&notes, "notes", "", "anything worth remembering")
+	c.Flags().StringVar(&zone, "time-zone", "", "of the site, as in Europe/Berlin: its days begin at midnight there")
+	token, asJSON := tokenFlag(c), jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		id, err := parseDevice(args[0])
+		if err != nil {
+			return err
+		}
+		var change api.DeviceChange
+		for name, field := range map[string]struct {
+			to    **string
+			value *string
+		}{"group": {&change.Group, &group}, "notes": {&change.Notes, &notes}, "time-zone": {&change.TimeZone, &zone}} {
+			if cmd.Flags().Changed(name) {
+				*field.to = field.value
+			}
+		}
+		if change == (api.DeviceChange{}) {
+			return usagef("nothing to change: give --group, --notes or --time-zone")
+		}
+		cloud, err := a.client(*token)
+		if err != nil {
+			return err
+		}
+		var d api.Device
+		if err := cloud.send(cmd.Context(), http.MethodPatch, devicePath(id), change, &d); err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(a.stdout, d)
+		}
+		_, err = fmt.Fprintf(a.stdout, "%s is changed.\n", d.ID)
+		return err
+	}
+	return c
+}
+
 func (a *app) newDeviceSwitchCommand(name, short string, disabled bool) *cobra.Command {
 	c := &cobra.Command{
 		Use:     name + " ID",

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +15,7 @@ import (
 
 func (a *app) newServeCommand() *cobra.Command {
 	var o cloud.Options
-	var level, format string
+	var level, format, samples, minutes string
 	var proxies []string
 	c := &cobra.Command{
 		Use:   "serve",
@@ -34,6 +35,12 @@ The log goes to standard error. Interrupted, it finishes what it has begun.`,
 				return usagef("--handshake-rate: 0 is not within 1 and 1000000")
 			}
 			var err error
+			if o.Keep.Samples, err = parseKeep("--keep-samples", samples); err != nil {
+				return err
+			}
+			if o.Keep.Minutes, err = parseKeep("--keep-minutes", minutes); err != nil {
+				return err
+			}
 			if o.TrustedProxies, err = parseProxies(proxies); err != nil {
 				return err
 			}
@@ -54,10 +61,20 @@ The log goes to standard error. Interrupted, it finishes what it has begun.`,
 	c.Flags().DurationVar(&o.Slot, "slot", gateway.DefaultSlot, "time between the exchanges of a device")
 	c.Flags().DurationVar(&o.Hold, "hold", gateway.DefaultHold, "for how long an answer may wait for something to say, so that commands arrive at once; 0 for never")
 	c.Flags().IntVar(&o.HandshakeRate, "handshake-rate", gateway.DefaultHandshakeRate, "handshakes a second that each address may begin")
+	c.Flags().StringVar(&samples, "keep-samples", "90d", "for how long samples are kept as they came; 0 for ever")
+	c.Flags().StringVar(&minutes, "keep-minutes", "730d", "for how long what they were in each minute is kept; 0 for ever")
 	c.Flags().StringArrayVar(&proxies, "trusted-proxy", nil, "address or network of a proxy whose X-Forwarded-For is believed; may be given again")
 	c.Flags().StringVar(&level, "log-level", "info", "what to log: debug, info, warn, error")
 	c.Flags().StringVar(&format, "log-format", "text", "how to log: text, json")
 	return c
+}
+
+// parseKeep reads how long something is kept; 0 is for ever.
+func parseKeep(flag, text string) (time.Duration, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	return parseSpan(flag, text)
 }
 
 // parseProxies reads addresses and networks.

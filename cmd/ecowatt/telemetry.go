@@ -21,6 +21,7 @@ import (
 func (a *app) newTelemetryCommand() *cobra.Command {
 	return group("telemetry", "Show and export what inverters measured",
 		a.newTelemetryShowCommand(),
+		a.newTelemetryEnergyCommand(),
 		a.newTelemetryExportCommand(),
 	)
 }
@@ -30,6 +31,7 @@ type selection struct {
 	since, from, to string
 	points          []string
 	inverter        string
+	step            string
 }
 
 func selectionFlags(c *cobra.Command, since string) *selection {
@@ -37,10 +39,14 @@ func selectionFlags(c *cobra.Command, since string) *selection {
 	c.Flags().StringVar(&s.since, "since", since, "how far back: 30s, 5m, 2h, 7d")
 	c.Flags().StringVar(&s.from, "from", "", "the first moment instead: 2026-06-21, 2026-06-21T12:00 or RFC 3339; local time where it names no zone")
 	c.Flags().StringVar(&s.to, "to", "", "the moment before which it ends, written as in --from (default there is no end)")
-	c.Flags().StringSliceVar(&s.points, "points", nil, "only these points, in this order: pac,vac1")
 	c.Flags().StringVar(&s.inverter, "inverter", "", "only this inverter")
+	c.Flags().StringVar(&s.step, "step", "", "means over so long in place of samples: 1m, 15m, 1h, 1d")
 	c.MarkFlagsMutuallyExclusive("since", "from")
 	return &s
+}
+
+func pointsFlag(c *cobra.Command, s *selection) {
+	c.Flags().StringSliceVar(&s.points, "points", nil, "only these points, in this order: pac,vac1")
 }
 
 // query is the query of the API that the flags ask for, relative to now.
@@ -72,6 +78,13 @@ func (s *selection) query(now time.Time) (url.Values, error) {
 	}
 	if s.inverter != "" {
 		q.Set("inverter", s.inverter)
+	}
+	if s.step != "" {
+		step, err := parseSpan("--step", s.step)
+		if err != nil {
+			return nil, err
+		}
+		q.Set("step", strconv.FormatInt(int64(step/time.Second), 10))
 	}
 	return q, nil
 }
@@ -107,11 +120,12 @@ func (a *app) newTelemetryShowCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "show ID",
 		Short:   "Show samples of a device",
-		Long:    "Show samples of a device as a table for each inverter: local time, values with\ntheir units, and — where a value could not be read.",
+		Long:    "Show samples of a device as a table for each inverter: local time, values with\ntheir units, and — where a value could not be read. With --step each row is what\nthe values were on average, and what was produced, in a span of time.",
 		Example: "  ecowatt telemetry show roof-1 --since 5m --points pac,vac1",
 		Args:    arguments("ID"),
 	}
 	selected := selectionFlags(c, "15m")
+	pointsFlag(c, selected)
 	token, asJSON := tokenFlag(c), jsonFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.telemetry(cmd.Context(), *token, args[0], selected, func(ctx context.Context, cloud *client, path, query string) error {
@@ -123,6 +137,9 @@ func (a *app) newTelemetryShowCommand() *cobra.Command {
 			if *asJSON {
 				_, err := io.Copy(a.stdout, body)
 				return err
+			}
+			if selected.step != "" {
+				return a.showCurves(body, args[0])
 			}
 			var samples api.Samples
 			if err := json.NewDecoder(body).Decode(&samples); err != nil {
@@ -149,6 +166,7 @@ column per point headed by name and unit.`,
 		Args:    arguments("ID"),
 	}
 	selected := selectionFlags(c, "")
+	pointsFlag(c, selected)
 	asCSV := c.Flags().Bool("csv", true, "as CSV, the one format there is")
 	out := c.Flags().String("out", "", "file to write, which must not exist yet (default standard output)")
 	token := tokenFlag(c)

@@ -99,7 +99,7 @@ func TestTelemetryRefuses(t *testing.T) {
 		{2, "show roof-1 --inverter INV", `^ecowatt: inverter "INV": not a valid name`},
 		{2, "export roof-1 --csv=false", `^ecowatt: --csv: there is no other format$`},
 		{2, "export", `^ecowatt: ID is missing$`},
-		{2, "", `^ecowatt: telemetry what\? Choose from: show, export$`},
+		{2, "", `^ecowatt: telemetry what\? Choose from: show, energy, export$`},
 	} {
 		o.run(test.code, append([]string{"telemetry"}, strings.Fields(test.args)...)...).out().talk(test.says)
 	}
