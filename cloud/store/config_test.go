@@ -148,7 +148,7 @@ func TestConfigIsWhatTheLayersSay(t *testing.T) {
 		}
 		set(t, s, config.Change{Scope: winter, Values: parameter.Values{}})
 		given := func() *string {
-			return rapid.SampledFrom([]*string{nil, ptr(""), ptr("winter")}).Draw(rt, "template")
+			return rapid.SampledFrom([]*string{nil, new(""), new("winter")}).Draw(rt, "template")
 		}
 		before := map[string]config.Device{}
 		for range rapid.IntRange(1, 12).Draw(rt, "changes") {
@@ -179,8 +179,6 @@ func TestConfigIsWhatTheLayersSay(t *testing.T) {
 		}
 	})
 }
-
-func ptr(s string) *string { return &s }
 
 func checkDesired(t *rapid.T, s *Store, before, d config.Device) {
 	var want parameter.Values
