@@ -46,6 +46,8 @@ type cloud struct {
 	stock    []wire.Inventory
 	config   *wire.ConfigUpdate // stands in every answer until it is settled
 	acks     []wire.ConfigAck
+	commands []wire.Command // stand in every answer until they have ended
+	results  []wire.CommandResult
 	requests []wire.Request
 	under    []key.Epoch   // with which key each of them came
 	changed  chan struct{} // closed and made anew at each request
@@ -237,7 +239,7 @@ func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
 			results[i].Status = c.store(m)
 		}
 	}
-	a.Config = c.config
+	a.Config, a.Commands = c.config, c.commands
 	if becomes == forgotten {
 		return uplink.Reply{}, errLost
 	}
@@ -286,7 +288,14 @@ func (c *cloud) store(m wire.Message) wire.Status {
 		if c.config != nil && a.Revision == c.config.Revision {
 			c.config = nil
 		}
-	case wire.KindCommandResult, wire.KindFotaStatus:
+	case wire.KindCommandResult:
+		var r wire.CommandResult
+		r, err = wire.DecodeCommandResult(m.Body)
+		c.results = append(c.results, r)
+		if r.Status != wire.CommandExecuting {
+			c.commands = slices.DeleteFunc(c.commands, func(x wire.Command) bool { return x.ID == r.ID })
+		}
+	case wire.KindFotaStatus:
 		c.t.Errorf("a message of kind %v", m.Kind)
 	}
 	if err != nil {

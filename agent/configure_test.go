@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"ecowatt/agent/acquire"
+	"ecowatt/agent/command"
 	"ecowatt/agent/config"
 	"ecowatt/internal/disk/disktest"
 	"ecowatt/inverter"
@@ -329,7 +329,7 @@ func TestCheckPollsAndUploads(t *testing.T) {
 						c.edit(s)
 					}
 				})
-				r.parts.inverters = func(InverterSettings) acquire.Source { return r.plant }
+				r.parts.inverters = func(InverterSettings) command.Line { return r.plant }
 				r.start()
 				answer, _ := r.config.Take(config.Update{Revision: 1, Parameters: c.given})
 				r.stop()

@@ -12,6 +12,7 @@ import (
 	"ecowatt"
 	"ecowatt/agent/acquire"
 	"ecowatt/agent/buffer"
+	"ecowatt/agent/command"
 	"ecowatt/agent/config"
 	"ecowatt/agent/identity"
 	"ecowatt/agent/uplink"
@@ -30,7 +31,7 @@ type parts struct {
 	boot      wire.BootID          // names this boot of the gateway
 	now       func() time.Duration // since that boot
 	transport uplink.Transport
-	inverters func(InverterSettings) acquire.Source
+	inverters func(InverterSettings) command.Line
 	firmware  wire.Firmware
 	random    io.Reader // a cryptographic source
 	log       io.Writer
@@ -50,8 +51,10 @@ type device struct {
 	wanted  []chan polling // capacity 1; for each poller, what it is to go on with
 	inForce atomic.Pointer[ConfigStatus]
 	packing atomic.Pointer[Packing] // of the next pack; never nil
+	control *control
 
 	// Only talk touches what follows.
+	listening  listening
 	config     *config.Keeper
 	slotLength time.Duration
 	ack        ackWaiting
@@ -108,6 +111,10 @@ func newDevice(p parts) (*device, error) {
 		return nil, err
 	}
 	d.queue = newQueue(b, d.logger)
+	d.listening.most = p.settings.Hold
+	if d.control, err = newControl(d); err != nil {
+		return nil, err
+	}
 	d.apply()
 	d.tellConfig(d.config.Answer())
 	return d, nil
@@ -125,7 +132,7 @@ func (d *device) run(ctx context.Context, dir string) error {
 // loops returns what a device does until their context ends.
 func (d *device) loops() []func(context.Context) error {
 	loops := []func(context.Context) error{
-		d.talk,
+		d.talk, d.control.run,
 		func(ctx context.Context) error { return d.queue.flushing(ctx, d.now) },
 	}
 	for i, p := range d.pollers {
@@ -154,4 +161,4 @@ func together(ctx context.Context, functions ...func(context.Context) error) err
 }
 
 // close makes what was sampled last. Nothing of the device may run any more.
-func (d *device) close() error { return d.queue.close(d.now()) }
+func (d *device) close() error { return errors.Join(d.control.close(), d.queue.close(d.now())) }

@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ecowatt"
-	"ecowatt/agent/acquire"
+	"ecowatt/agent/command"
 	"ecowatt/agent/identity"
 	"ecowatt/internal/disk/disktest"
 	"ecowatt/inverter"
@@ -145,7 +145,7 @@ func newRig(t *testing.T, edit func(*Settings)) *rig {
 	r.cloud = newCloud(t, e.Credential, time.Now)
 	r.parts = parts{
 		settings: s, boot: wire.BootID{0xb0}, now: func() time.Duration { return time.Since(r.boot) },
-		transport: r.cloud, inverters: func(InverterSettings) acquire.Source { return r.plant },
+		transport: r.cloud, inverters: func(InverterSettings) command.Line { return r.plant },
 		firmware: wire.Firmware{State: wire.FirmwareConfirmed, Version: "0.0.0"}, random: rand.Reader, log: r.log,
 	}
 	return r

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"ecowatt/agent/acquire"
+	"ecowatt/agent/command"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
 )
@@ -25,10 +25,20 @@ func (s modbusSource) Read(ctx context.Context, unit byte, r inverter.Read) ([]u
 	return s.bus.Do(ctx, modbus.Request{Unit: unit, Function: modbus.Function(r.Table), Address: r.Address, Count: r.Count, Pace: s.pace})
 }
 
-// dialModbus makes the sources of inverters: those behind one endpoint share a
+// Write carries out one write.
+func (s modbusSource) Write(ctx context.Context, unit byte, w inverter.Write) error {
+	function := modbus.WriteSingle
+	if w.Multiple {
+		function = modbus.WriteMultiple
+	}
+	_, err := s.bus.Do(ctx, modbus.Request{Unit: unit, Function: function, Address: w.Address, Values: w.Values, Pace: s.pace})
+	return err
+}
+
+// dialModbus makes the lines of inverters: those behind one endpoint share a
 // bus, on which one request waits for the other. Each is asked at the pace that
 // it needs itself.
-func dialModbus(inverters []InverterSettings) func(InverterSettings) acquire.Source {
+func dialModbus(inverters []InverterSettings) func(InverterSettings) command.Line {
 	behind := map[modbus.Endpoint][]InverterSettings{}
 	for _, in := range inverters {
 		behind[in.Connect] = append(behind[in.Connect], in)
@@ -37,7 +47,7 @@ func dialModbus(inverters []InverterSettings) func(InverterSettings) acquire.Sou
 	for at, those := range behind {
 		buses[at] = modbus.NewBus(at.Client(modbus.ClientOptions{Key: those[0].Key}), modbus.BusOptions{Gap: commonGap(those)})
 	}
-	return func(in InverterSettings) acquire.Source {
+	return func(in InverterSettings) command.Line {
 		return modbusSource{buses[in.Connect], modbus.Pace(in.Profile.Timing)}
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"ecowatt/agent/acquire"
+	"ecowatt/agent/command"
 	"ecowatt/inverter"
 	"ecowatt/inverter/modbus"
 	"ecowatt/inverter/profile"
@@ -125,7 +125,7 @@ func TestInverterThatTellsWhatItIs(t *testing.T) {
 			s.Inverters = append(s.Inverters, InverterSettings{Name: "inv2", Unit: 17, Profile: s.Inverters[0].Profile, Points: []string{"pac"}})
 			s.Inverters[0] = InverterSettings{Name: "inv1", Unit: 1, Profile: inverter.Profile{Name: SunSpecProfile, Unit: 1}, SunSpec: true}
 		})
-		r.parts.inverters = func(in InverterSettings) acquire.Source {
+		r.parts.inverters = func(in InverterSettings) command.Line {
 			if in.SunSpec {
 				return inv1
 			}
@@ -174,7 +174,7 @@ func TestFoundCannotBeRead(t *testing.T) {
 		r := newRig(t, func(s *Settings) {
 			s.Inverters[0] = InverterSettings{Name: "inv1", Unit: 1, Profile: inverter.Profile{Name: SunSpecProfile, Unit: 1}, SunSpec: true, Points: []string{"pac", "vac9"}}
 		})
-		r.parts.inverters = func(InverterSettings) acquire.Source { return inv1 }
+		r.parts.inverters = func(InverterSettings) command.Line { return inv1 }
 		f, err := r.disk.Create("found-inv1.yaml", 0o600)
 		if err != nil {
 			t.Fatal(err)

@@ -201,7 +201,7 @@ func TestReportAttributes(t *testing.T) {
 	entries, _ := collected.take()
 	want := map[string]any{
 		"bool": true, "int": int64(-3), "uint": "9223372036854775808", "small": int64(3),
-		"duration": "1.5s", "float": "0.5", "error": "no", "nil": "<nil>",
+		"duration": "1.5s", "float": 0.5, "error": "no", "nil": "<nil>",
 	}
 	if len(entries) != 1 {
 		t.Fatalf("%d entries", len(entries))

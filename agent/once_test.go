@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ecowatt"
-	"ecowatt/agent/acquire"
 	"ecowatt/agent/buffer"
+	"ecowatt/agent/command"
 	"ecowatt/agent/identity"
 	"ecowatt/agent/uplink"
 	front "ecowatt/cloud/gateway"
@@ -112,7 +112,7 @@ func newLife(t *testing.T, cloud *realCloud, seed uint64) *life {
 	t.Cleanup(client.Close)
 	l.parts = parts{
 		settings: simSettings(t), boot: wire.BootID{1}, now: func() time.Duration { return l.mono },
-		transport: badLine{client, l}, inverters: func(InverterSettings) acquire.Source { return &plant{} },
+		transport: badLine{client, l}, inverters: func(InverterSettings) command.Line { return &plant{} },
 		firmware: wire.Firmware{State: wire.FirmwareConfirmed, Version: "0.0.0"}, random: rand.Reader, log: &lockedBuffer{},
 	}
 	return l

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"ecowatt/agent/acquire"
+	"ecowatt/agent/command"
 	"ecowatt/inverter"
 	"ecowatt/inverter/profile"
 )
@@ -63,13 +63,13 @@ func TestProfilesOfTheInstaller(t *testing.T) {
 }
 
 // labelled is a source whose registers from 1000 on hold the serial number "78".
-type labelled struct{ acquire.Source }
+type labelled struct{ command.Line }
 
 func (l labelled) Read(ctx context.Context, unit byte, r inverter.Read) ([]uint16, error) {
 	if r.Address == 1000 {
 		return []uint16{'7'<<8 | '8', 0}, nil
 	}
-	return l.Source.Read(ctx, unit, r)
+	return l.Line.Read(ctx, unit, r)
 }
 
 // What an inverter calls itself is in a second inventory, and once a minute
@@ -83,7 +83,7 @@ func TestTextsAndSlowPoints(t *testing.T) {
 			p.Registers[0].Class = inverter.Slow // vac1
 			s.Inverters[0].Profile = p
 		})
-		r.parts.inverters = func(InverterSettings) acquire.Source { return labelled{r.plant} }
+		r.parts.inverters = func(InverterSettings) command.Line { return labelled{r.plant} }
 		r.start()
 		r.runFor(time.Hour)
 		r.stop()

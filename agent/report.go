@@ -131,7 +131,11 @@ func plain(v slog.Value) any {
 		}
 	case slog.KindDuration:
 		return v.Duration().Round(time.Millisecond).String()
-	case slog.KindAny, slog.KindFloat64, slog.KindGroup, slog.KindLogValuer, slog.KindString, slog.KindTime:
+	case slog.KindFloat64:
+		if f := v.Float64(); !math.IsNaN(f) && !math.IsInf(f, 0) {
+			return f
+		}
+	case slog.KindAny, slog.KindGroup, slog.KindLogValuer, slog.KindString, slog.KindTime:
 	}
 	return short(v.String(), maxAttrValue)
 }

@@ -16,8 +16,10 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"ecowatt"
+	"ecowatt/agent/command"
 	"ecowatt/agent/config"
 	"ecowatt/agent/identity"
+	"ecowatt/agent/uplink"
 	"ecowatt/inverter/profile"
 	"ecowatt/parameter"
 )
@@ -39,6 +41,7 @@ const (
 	DefaultBufferLimit      = 64 // MiB
 
 	maxBufferLimit = 1 << 20 // MiB
+	maxWriteBudget = 10_000  // a day
 )
 
 // ErrNoSettings says that there is no settings file.
@@ -69,7 +72,10 @@ var ErrNoSettings = errors.New("there are no settings")
 //	aggregation_window s that are sent as one mean, minimum and maximum, 0 (none, if not given) … 3600
 //	night_mode         how an inverter is polled that sleeps or is away: slow (if not given) or full
 //	fixed              the names of parameters that the cloud may not change, see docs/configuration.md
+//	hold               longest time in s for which a request is held open between two exchanges, so
+//	                   that a command comes at once, 0 … 20; 0, never, if not given
 //	allow_control      whether the inverters may be written; false if not given
+//	write_budget       how often a day a register that wears out may be written, 1 … 10000; 100 if not given
 //	hardware           what the gateway is, for people
 type Settings struct {
 	CloudURL         string // where the cloud is, instead of what the enrolment file said; usually empty
@@ -86,8 +92,10 @@ type Settings struct {
 	NightMode         string        // "slow" or "full"
 	Fixed             []string      // names of parameters that the cloud may not change
 
-	AllowControl bool   // whether the inverter may be written at all
-	Hardware     string // what the gateway is, for the inventory
+	AllowControl bool          // whether the inverter may be written at all
+	Hold         time.Duration // longest time that a request is held open between two exchanges; 0: never
+	WriteBudget  int           // writes per day of a register that wears out
+	Hardware     string        // what the gateway is, for the inventory
 }
 
 // settingsFile is the file as it stands.
@@ -106,8 +114,10 @@ type settingsFile struct {
 	NightMode         any      `yaml:"night_mode"`
 	Fixed             []string `yaml:"fixed"`
 
-	AllowControl bool   `yaml:"allow_control"`
-	Hardware     string `yaml:"hardware"`
+	AllowControl bool     `yaml:"allow_control"`
+	Hold         *float64 `yaml:"hold"`
+	WriteBudget  *int     `yaml:"write_budget"`
+	Hardware     string   `yaml:"hardware"`
 }
 
 // leastSettings is a settings file with all that must be there.
@@ -179,7 +189,7 @@ func oneLine(err error) error {
 }
 
 func (file settingsFile) check(profiles profile.Set) (Settings, error) {
-	s := Settings{AllowControl: file.AllowControl, Hardware: file.Hardware}
+	s := Settings{AllowControl: file.AllowControl, WriteBudget: command.DefaultBudget, Hardware: file.Hardware}
 	var err error
 	if file.CloudURL != "" {
 		if s.CloudURL, err = identity.ParseCloudURL(file.CloudURL); err != nil {
@@ -194,6 +204,15 @@ func (file settingsFile) check(profiles profile.Set) (Settings, error) {
 	}
 	if s.FlushInterval, err = seconds("flush_interval", file.FlushInterval, DefaultFlushInterval, 0, 10*time.Minute); err != nil {
 		return Settings{}, err
+	}
+	if s.Hold, err = seconds("hold", file.Hold, 0, 0, uplink.MaxHold); err != nil {
+		return Settings{}, err
+	}
+	if file.WriteBudget != nil {
+		s.WriteBudget = *file.WriteBudget
+	}
+	if s.WriteBudget < 1 || s.WriteBudget > maxWriteBudget {
+		return Settings{}, fmt.Errorf("write_budget: %d is not within 1 and %d", s.WriteBudget, maxWriteBudget)
 	}
 	limit := int64(DefaultBufferLimit)
 	if file.BufferLimit != nil {

@@ -31,7 +31,7 @@ func TestParseSettings(t *testing.T) {
 	}{
 		{"least", simInverter, Settings{
 			Inverters:        []InverterSettings{{Name: "inv1", Connect: modbus.Endpoint{Kind: modbus.KindTCP, Address: "192.168.1.20:502"}, Unit: 17, Profile: sim, Points: sim.PointNames()}},
-			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, LogLevel: slog.LevelInfo, Compression: "best", NightMode: "slow",
+			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, WriteBudget: 100, LogLevel: slog.LevelInfo, Compression: "best", NightMode: "slow",
 		}},
 		{"everything", `
 cloud_url: http://127.0.0.1:8080/
@@ -63,7 +63,7 @@ hardware: demo
 				{Name: "east", Connect: modbus.Endpoint{Kind: modbus.KindRTU, Line: modbus.Line{Device: "/dev/ttyUSB0", Baud: 19200, Parity: modbus.EvenParity, StopBits: 1}}, Unit: 1, Profile: sim, Points: []string{"pac", "vac1"}},
 				{Name: "west", Connect: modbus.Endpoint{Kind: modbus.KindTCP, Address: "gateway.local:502"}, Unit: 247, Profile: sim, Points: sim.PointNames()},
 			},
-			SamplingInterval: 2500 * time.Millisecond, UploadInterval: 15 * time.Second, BufferLimit: 1 << 20,
+			SamplingInterval: 2500 * time.Millisecond, UploadInterval: 15 * time.Second, BufferLimit: 1 << 20, WriteBudget: 100,
 			LogLevel: slog.LevelDebug, AllowControl: true, Hardware: "demo",
 			Compression: "none", PayloadCap: 2048, AggregationWindow: time.Minute, NightMode: "full", Fixed: []string{"log_level", "upload_interval"},
 		}},

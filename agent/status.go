@@ -41,6 +41,7 @@ type Status struct {
 	Buffer    BufferStatus     `json:"buffer"`
 	Uplink    UplinkStatus     `json:"uplink"`
 	Config    ConfigStatus     `json:"configuration"`
+	Leases    []LeaseStatus    `json:"leases"` // power limits that are kept
 }
 
 // ClockStatus is what the agent knows of the time.
@@ -167,6 +168,7 @@ func (d *device) status() Status {
 	if c := d.inForce.Load(); c != nil {
 		s.Config = *c
 	}
+	s.Leases = d.control.status(now)
 	if line.Exchanged {
 		s.Uplink.ExchangeAge = max(now-line.Last, 0).Seconds() // it may be of this moment
 	}

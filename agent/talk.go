@@ -17,14 +17,6 @@ const (
 	maxPending  = 64                     // messages that wait for a buffer that can be written
 )
 
-// talk makes an exchange whenever one is due, until ctx ends.
-func (d *device) talk(ctx context.Context) error {
-	for sleep(ctx, d.uplink.Next()-d.now()) {
-		d.slot(ctx)
-	}
-	return nil
-}
-
 // slot sends what there is, in as many requests as it takes, and ends with the
 // first that fails or after which nothing more can go. A key that was taken is
 // used at once.
@@ -33,7 +25,7 @@ func (d *device) slot(ctx context.Context) {
 		d.report() // so that it lasts, whether the cloud is there or not
 	}
 	for i := range maxRequests {
-		more, err := d.exchange(ctx, i == 0)
+		h, err := d.exchange(ctx, attempt{begins: i == 0, samples: true})
 		if ctx.Err() != nil || errors.Is(err, uplink.ErrNotDue) {
 			break
 		}
@@ -41,7 +33,7 @@ func (d *device) slot(ctx context.Context) {
 		if err != nil {
 			d.noteAttempt(err, false)
 		}
-		if !more || !sleep(ctx, pace) {
+		if !h.more || !sleep(ctx, pace) {
 			break
 		}
 	}
@@ -69,16 +61,17 @@ func (d *device) putPending() {
 	}
 }
 
-// exchange makes one attempt, and returns whether another one is worth it at once.
-// Samples and log become messages when the session stands, for then the time is
-// known. In a recovery session all of them stay. begins is whether the attempt
-// begins a slot.
-func (d *device) exchange(ctx context.Context, begins bool) (more bool, err error) {
+// exchange makes one attempt, and returns what came of it. Samples and log become
+// messages when the session stands, for then the time is known. In a recovery
+// session all of them stay.
+func (d *device) exchange(ctx context.Context, a attempt) (heard, error) {
 	var sent []buffer.Message
 	left := false
 	answer, err := d.uplink.Exchange(ctx, func(room int) (wire.Request, error) {
 		d.report()
-		left = d.pack(d.enough(room))
+		if a.samples {
+			left = d.pack(d.enough(room))
+		}
 		if !d.uplink.Status().Recovery {
 			sent = d.queue.next(room)
 		}
@@ -86,23 +79,30 @@ func (d *device) exchange(ctx context.Context, begins bool) (more bool, err erro
 		for _, m := range sent {
 			q.Messages = append(q.Messages, wireMessage(m))
 		}
+		if len(sent) == 0 {
+			q.Hold = a.hold
+		}
 		return q, nil
 	})
 	if err != nil {
-		return false, err
+		return heard{}, err
 	}
 	ids := d.outcome(sent, answer.Results)
 	d.queue.settle(ids)
 	d.noteSettled(ids)
-	d.noteAttempt(nil, begins)
+	d.noteAttempt(nil, a.begins)
 	told := d.configure(answer.Config)
+	d.control.deliver(answer.Commands, ids)
 	now := int64(0)
 	if wall := d.uplink.Clock().Wall(d.now()); wall != nil {
 		now = wall.At
 	}
 	rekeyed := d.keys.answered(answer.KeyOffer, now)
 	stats, _ := d.queue.stats()
-	return rekeyed || told || len(ids) > 0 && (left || stats.Messages > 0), nil
+	h := hear(answer)
+	h.settled, h.recovery = len(ids), d.uplink.Status().Recovery
+	h.more = rekeyed || told || len(ids) > 0 && (left || stats.Messages > 0)
+	return h, nil
 }
 
 // enough is how many bytes of samples' messages are wanted for a request with so

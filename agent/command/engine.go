@@ -51,7 +51,7 @@ type Engine struct {
 	j journal
 
 	queue   []queued
-	waiting map[ID]bool    // results that were told, and not settled since
+	waiting map[ID]int     // results that were told and not settled since: how often their commands came again
 	watches map[spot]watch // of the limits
 	failing bool           // the journal could not be written the last time
 	urgent  bool           // it has to be written in this step
@@ -69,6 +69,10 @@ type queued struct {
 	timed bool          // whether until is known
 }
 
+// lostAfter is how often a command may come again before its result is taken for
+// lost on the way: an outbox that is full gives up what is oldest in it.
+const lostAfter = 16
+
 // spot is a point of an inverter.
 type spot struct{ inverter, point string }
 
@@ -81,7 +85,7 @@ func Open(o Options) (*Engine, error) {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget
 	}
-	e := &Engine{o: o, waiting: map[ID]bool{}, watches: map[spot]watch{}}
+	e := &Engine{o: o, waiting: map[ID]int{}, watches: map[spot]watch{}}
 	var err error
 	e.j, err = readJournal(o.FS)
 	if errors.Is(err, errNotJournal) {
@@ -109,7 +113,9 @@ func (e *Engine) Deliver(commands []Command) (fresh int) {
 		known := e.j.entry(c.ID)
 		switch {
 		case known != nil:
-			if !e.waiting[c.ID] {
+			if n, waits := e.waiting[c.ID]; waits && n < lostAfter {
+				e.waiting[c.ID]++
+			} else {
 				known.Told = false
 			}
 		case e.j.Intent != nil && e.j.Intent.ID == c.ID:
@@ -235,7 +241,7 @@ func (e *Engine) tell() {
 			continue
 		}
 		x.Told, e.stale = true, true
-		e.waiting[x.ID] = true
+		e.waiting[x.ID] = 0
 	}
 }
 

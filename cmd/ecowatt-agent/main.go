@@ -22,8 +22,17 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	if code == exitRestart {
+		err := syscall.Exec(ownProgram, os.Args, os.Environ()) // returns only if it fails
+		fmt.Fprintln(os.Stderr, "ecowatt-agent: starting again:", err)
+		code = exitFailed
+	}
+	os.Exit(code)
 }
+
+// ownProgram is the file of the program that runs, proc(5).
+const ownProgram = "/proc/self/exe"
 
 // credentialsVariable is the environment variable in which systemd names the folder of a
 // service's credentials (systemd.exec(5)).
@@ -34,6 +43,8 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2
+
+	exitRestart = -1 // never returned to the system: the program begins anew
 )
 
 // What keeps the program below 16 MiB resident: the heap is collected early,
@@ -97,6 +108,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	switch {
 	case err == nil, errors.Is(err, errHelped):
 		return exitDone
+	case errors.Is(err, agent.ErrRestart):
+		return exitRestart
 	case errors.As(err, &wrong):
 		fmt.Fprintf(stderr, "ecowatt-agent: %s\nTry '%s --help'.\n", oneLine(err.Error()), topic)
 		return exitUsage

@@ -41,6 +41,13 @@ func printStatus(w io.Writer, s agent.Status) error {
 	for _, p := range s.Config.Parameters {
 		line("", "%s (%s)", p, p.From)
 	}
+	for _, l := range s.Leases {
+		force := "in force"
+		if !l.InForce {
+			force = "behind a stricter one"
+		}
+		line("limit", "%s %g %%, %s, for %s more, then %s (command %s)", l.Inverter, l.Percent, force, age(l.Left), l.OnEnd, l.Command)
+	}
 	return t.Flush()
 }
 

@@ -54,6 +54,7 @@ sampling_interval: 2
 upload_interval: 15
 hardware: demo
 allow_control: true
+hold: 20
 `
 
 // demo is one run of the demonstration.
