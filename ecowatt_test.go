@@ -46,3 +46,9 @@ func TestDecimal(t *testing.T) {
 		}
 	}
 }
+
+func TestProduct(t *testing.T) {
+	if len(Product) != 16 {
+		t.Errorf("Product has %d bytes, want 16", len(Product))
+	}
+}

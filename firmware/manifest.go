@@ -230,6 +230,10 @@ func (d Downgrade) Unsigned() (Envelope, error) {
 	return Envelope{Body: body}, err
 }
 
+// ReadDowngrade reads the downgrade of an envelope without asking who has signed
+// it: for people. A device uses Root.Downgrade. The error wraps ErrFormat.
+func ReadDowngrade(e Envelope) (Downgrade, error) { return parseDowngrade(e.Body) }
+
 func parseDowngrade(body []byte) (Downgrade, error) {
 	var d Downgrade
 	if err := decode(body, &d); err != nil {

@@ -120,6 +120,10 @@ func ParseRoot(signed []byte) (Root, error) {
 	return r, r.signedBy(e, "its own root keys")
 }
 
+// ReadRoot reads the root of an envelope without asking who has signed it: for
+// people. A device uses ParseRoot and Next. The error wraps ErrFormat.
+func ReadRoot(e Envelope) (Root, error) { return parseRoot(e.Body) }
+
 func parseRoot(body []byte) (Root, error) {
 	var r Root
 	if err := decode(body, &r); err != nil {

@@ -181,11 +181,11 @@ func (c *client) openWith(ctx context.Context, method, path string, in []byte, h
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token.Text())
 	req.Header.Set("User-Agent", "ecowatt/"+ecowatt.Version)
-	for name, value := range header {
-		req.Header.Set(name, value)
-	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range header {
+		req.Header.Set(name, value)
 	}
 	resp, err := c.http.Do(req) //nolint:bodyclose // watched.Close closes it
 	if err != nil {

@@ -25,6 +25,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newConfigCommand(),
 		a.newCommandCommand(),
 		a.newTelemetryCommand(),
+		a.newFirmwareCommand(),
 		a.newLogCommand(),
 		a.newSimCommand(),
 		a.newProbeCommand(),

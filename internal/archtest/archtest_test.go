@@ -74,7 +74,7 @@ const rules = `
 	internal/model: pure
 	cmd/ecowatt-boot: std . key boot boot/launch internal/disk
 	cmd/ecowatt-agent: std . agent agent/... inverter/...
-	cmd/ecowatt: std . key parameter agent cloud cloud/... sim sim/fault firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd
+	cmd/ecowatt: std . key wire parameter agent cloud cloud/... sim sim/fault firmware firmware/delta block inverter inverter/... internal/disk github.com/spf13/cobra github.com/klauspost/compress/zstd filippo.io/age golang.org/x/sys/unix
 `
 
 func TestImports(t *testing.T) {
