@@ -35,6 +35,9 @@ const (
 	databaseFile = "ecowatt.db"
 	keyringFile  = "keyring.json"
 	tokenFile    = "token"
+
+	firmwareRootFile = "firmware-root"
+	maxFirmwareRoot  = 8 << 10 // bytes
 )
 
 // Options of a cloud. Only Data must be given.
@@ -236,6 +239,16 @@ func bootstrap(ctx context.Context, db *store.Store, o Options) error {
 	return nil
 }
 
+// firmwareRoot reads the root of trust for firmware, the signed statement of the
+// newest version; empty while there is none.
+func firmwareRoot(data disk.FS) ([]byte, error) {
+	root, err := disk.ReadFile(data, firmwareRootFile, maxFirmwareRoot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return root, err
+}
+
 // newHandler makes the handler of everything.
 func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error) {
 	devices, err := gateway.New(gateway.Options{
@@ -260,6 +273,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 		Wake:           devices.Wake,
 		Metrics:        func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
 		PublicURL:      o.PublicURL,
+		FirmwareRoot:   func() ([]byte, error) { return firmwareRoot(disk.OS(o.Data)) },
 		Draining:       s.draining,
 		Logger:         o.Logger,
 	})

@@ -92,6 +92,9 @@ type Options struct {
 	// PublicURL is the cloud URL written into enrolment files when a request
 	// names none; empty for the scheme and host by which the request came.
 	PublicURL string
+	// FirmwareRoot returns the root of trust for firmware that a new device gets,
+	// empty while there is none. Nil for none.
+	FirmwareRoot func() ([]byte, error)
 	// Draining is closed when the server is about to stop: who waits for news is
 	// answered at once. Nil for never.
 	Draining <-chan struct{}

@@ -76,6 +76,8 @@ type Request struct {
 	TimeZone string // IANA name of the site's time zone; empty for UTC
 	CloudURL string // where the device finds the cloud: http or https, host, at most a path
 	By       string // the operator's name, for the audit log
+
+	FirmwareRoot []byte // the root of trust for firmware, for the enrolment; empty while there is none
 }
 
 // Add makes a device with a fresh key of epoch 1. The enrolment it returns is
@@ -111,7 +113,7 @@ func (r *Registry) Add(ctx context.Context, q Request, now time.Time) (Device, E
 		return Device{}, Enrolment{}, fmt.Errorf("storing device %s: %w", id, err)
 	}
 	device := Device{ID: id, Group: q.Group, Notes: q.Notes, TimeZone: q.TimeZone, CreatedAt: now, Epoch: epoch, KeySince: now}
-	return device, Enrolment{DeviceID: id, CloudURL: q.CloudURL, Epoch: epoch, PSKID: pskID, Key: secret}, nil
+	return device, Enrolment{DeviceID: id, CloudURL: q.CloudURL, Epoch: epoch, PSKID: pskID, Key: secret, FirmwareRoot: q.FirmwareRoot}, nil
 }
 
 func (q Request) check() (ecowatt.DeviceID, error) {

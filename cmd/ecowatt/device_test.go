@@ -34,12 +34,16 @@ On the gateway: ecowatt-agent enroll roof.json --dir DIR
 	if !shape.MatchString(before) {
 		t.Errorf("the enrolment file is %s", before)
 	}
+	// The root of trust for firmware comes with it, once there is one.
+	if err := os.WriteFile(filepath.Join(o.data, "firmware-root"), []byte("signed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	// By default the file is named after the device.
 	key := regexp.MustCompile(`"key": "(.*)"`)
 	added := o.run(0, "device", "add", "roof-2", "--cloud-url", "https://eco.example", "--json").out(`"file": "roof-2.enrol.json"`, `"id": "roof-2"`)
 	o.mode("roof-2.enrol.json", 0o600)
 	file := o.file("roof-2.enrol.json")
-	if !strings.Contains(file, `"cloud_url": "https://eco.example"`) {
+	if !strings.Contains(file, `"cloud_url": "https://eco.example"`) || !strings.Contains(file, `"firmware_root": "c2lnbmVk"`) {
 		t.Errorf("the enrolment file is %s", file)
 	}
 	added.never(regexp.QuoteMeta(key.FindStringSubmatch(file)[1]))
