@@ -1,6 +1,8 @@
 package launch
 
 import (
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +66,24 @@ func TestWatch(t *testing.T) {
 				synctest.Wait()
 			})
 		})
+	}
+}
+
+// Without a pipe for its heartbeats no agent is started.
+func TestNoPipe(t *testing.T) {
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 0, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	reason, detail, _ := launcher{}.run(t.Context(), boot.Initial())
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if reason != boot.NotStarted || !strings.Contains(detail, syscall.EMFILE.Error()) {
+		t.Errorf("%s: %s", reason, detail)
 	}
 }
 
