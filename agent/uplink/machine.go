@@ -281,11 +281,17 @@ func backoff(failures int, slot time.Duration, chance float64) time.Duration {
 }
 
 // planned moves on to the next slot after a good exchange: when the cloud said,
-// else the next one of the device's own rhythm.
+// else the next one of the device's own rhythm. An exchange between two slots can
+// only bring the next one forward; if it put it off, one that is held open in every
+// slot would put it off for ever.
 func (m machine) planned(e event, now time.Duration) machine {
-	if e.nextSlot > 0 {
-		m.slot = now + min(e.nextSlot, maxSlot)
-	} else if m.slot <= now {
+	said := now + min(e.nextSlot, maxSlot)
+	switch {
+	case e.nextSlot > 0 && now < m.slot:
+		m.slot = min(m.slot, said)
+	case e.nextSlot > 0:
+		m.slot = said
+	case m.slot <= now:
 		m.slot = now + m.interval - (now-m.slot)%m.interval
 	}
 	m.next = m.slot

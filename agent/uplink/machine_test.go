@@ -288,6 +288,9 @@ func TestSlots(t *testing.T) {
 		{"failed", slot * 13 / 2, event{kind: noAnswer}, slot*13/2 + time.Second + firstBackoff},
 		{"after a back-off", slot * 7, event{kind: answered}, slot * 15 / 2},
 		{"the cloud says when", slot * 15 / 2, event{kind: answered, nextSlot: time.Hour}, slot*15/2 + time.Second + time.Hour},
+		{"between slots it puts nothing off", slot*15/2 + time.Minute, event{kind: answered, nextSlot: time.Hour}, slot*15/2 + time.Second + time.Hour},
+		{"but brings it forward", slot*15/2 + 2*time.Minute, event{kind: answered, nextSlot: 10 * time.Minute}, slot*15/2 + time.Second + 12*time.Minute},
+		{"and says when, in the slot", slot*15/2 + time.Second + 12*time.Minute, event{kind: answered, nextSlot: 48*time.Minute - time.Second}, slot*15/2 + time.Second + time.Hour},
 		{"and says nothing", slot*15/2 + time.Second + time.Hour, event{kind: answered}, slot*17/2 + time.Second + time.Hour},
 		{"the cloud wants a long rest", 20 * slot, event{kind: answered, nextSlot: 1 << 32 * time.Second}, 20*slot + time.Second + maxSlot},
 	}
