@@ -7,8 +7,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -142,6 +144,8 @@ func (l launcher) look(s boot.Slot) boot.Condition {
 	image := record.Image(s)
 	size, sum, err := l.sum(s)
 	switch {
+	case errors.Is(err, fs.ErrNotExist): // empty, as one of the two is on a new gateway
+		return boot.Bad
 	case err != nil:
 		l.Logger.Warn("a slot cannot be read", "slot", s, "error", err)
 		return boot.Bad
