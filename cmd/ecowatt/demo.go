@@ -473,14 +473,17 @@ func (d *demo) instructions() string {
 		ecowatt = "./" + ecowatt
 	}
 	return fmt.Sprintf(`
-%d roofs produce. The cloud is at http://%s/api/docs, the logs are in %s.
+%d roofs produce. The cloud is at http://%[2]s/api/docs, the logs are in %[3]s.
 Type in another terminal:
 
-  export ECOWATT_URL=http://%s ECOWATT_TOKEN_FILE=%s
-  %s device list
-  %s telemetry show roof-1 --since 5m
-  %s log --follow
+  export ECOWATT_URL=http://%[2]s ECOWATT_TOKEN_FILE=%[4]s
+  %[5]s device list
+  %[5]s telemetry show roof-1 --since 5m
+  %[5]s config set roof-1 sampling_interval=5 --wait
+  %[5]s command limit roof-2 60 --for 2m --wait
+  %[5]s device show roof-2
+  %[5]s log --follow
 
 Ctrl-C stops everything; started again, it goes on with the same data.
-`, d.state.Devices, d.state.Listen, short(filepath.Join(d.dir, "logs")), d.state.Listen, short(d.tokenFile()), ecowatt, ecowatt, ecowatt)
+`, d.state.Devices, d.state.Listen, short(filepath.Join(d.dir, "logs")), short(d.tokenFile()), ecowatt)
 }

@@ -67,7 +67,7 @@ func TestReadme(t *testing.T) {
 			ran++
 		}
 	}
-	if ran < 4 {
+	if ran < 8 {
 		t.Errorf("only %d commands of the README were found and run", ran)
 	}
 	second := run(t, nil, "ecowatt", "demo", "--data", filepath.Join(clone, ".demo"), "--listen", address)
@@ -110,6 +110,7 @@ func splitTranscript(block string) []transcript {
 }
 
 var (
+	ids    = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 	digits = regexp.MustCompile(`[0-9]+`)
 	blanks = regexp.MustCompile(`[ \t]+`)
 	dashes = regexp.MustCompile(`-0`)
@@ -117,6 +118,7 @@ var (
 
 // shape is a line without what differs from run to run.
 func shape(line string) string {
+	line = ids.ReplaceAllString(line, "ID")
 	line = digits.ReplaceAllString(line, "0")
 	line = dashes.ReplaceAllString(line, "0")
 	return strings.TrimSpace(blanks.ReplaceAllString(line, " "))
