@@ -33,15 +33,16 @@ func (s *server) exportTelemetry(ctx context.Context, in *samplesInput) (*export
 	if in.Step.Duration != 0 {
 		return s.exportCurve(ctx, in.curve(q))
 	}
-	columns := newColumns(q.Points)
+	columns, windows := newColumns(q.Points), false
 	for part, err := range s.Telemetry.Samples(ctx, q) {
 		if err != nil {
 			return nil, deviceProblem(q.Device, err)
 		}
 		columns.add(part.Points)
+		windows = windows || part.Window != 0
 	}
 	answer, err := stream(ctx, s, q.Device, csvType, s.Telemetry.Samples(ctx, q), func(w io.Writer, parts iter.Seq2[ingest.Part, error]) error {
-		return writeCSV(w, columns, parts)
+		return writeCSV(w, columns, windows, parts)
 	})
 	if err != nil {
 		return nil, err
@@ -107,12 +108,14 @@ func (c *columns) list() ([]column, map[column]int) {
 	return all, places
 }
 
-// fixedColumns stand before those of the points.
-const fixedColumns = 2
-
-func writeCSV(w io.Writer, c *columns, parts iter.Seq2[ingest.Part, error]) error {
+// writeCSV writes a column for the length of windows if there are to be any.
+func writeCSV(w io.Writer, c *columns, windows bool, parts iter.Seq2[ingest.Part, error]) error {
 	all, places := c.list()
 	row := []string{"time", "inverter"}
+	if windows {
+		row = append(row, "window (s)")
+	}
+	fixed := len(row)
 	for _, column := range all {
 		row = append(row, column.String())
 	}
@@ -133,12 +136,19 @@ func writeCSV(w io.Writer, c *columns, parts iter.Seq2[ingest.Part, error]) erro
 			}
 			where[i] = place
 		}
+		if part.Window != 0 && !windows {
+			continue // it came after the header was made
+		}
+		each := ecowatt.Columns(1, part.Window)
 		for _, sample := range part.Samples {
 			clear(row)
 			row[0], row[1] = time.UnixMilli(sample.At).UTC().Format(csvTime), part.Inverter
-			for i, v := range sample.Values {
-				if v.Valid && where[i] >= 0 {
-					row[fixedColumns+where[i]] = ecowatt.Decimal(v.Raw, part.Points[i].Exponent)
+			if part.Window != 0 {
+				row[2] = ecowatt.Decimal(part.Window, -3)
+			}
+			for i, place := range where {
+				if v := sample.Values[i*each]; v.Valid && place >= 0 {
+					row[fixed+place] = ecowatt.Decimal(v.Raw, part.Points[i].Exponent)
 				}
 			}
 			if err := out.Write(row); err != nil {

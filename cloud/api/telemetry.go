@@ -31,11 +31,14 @@ type Samples struct {
 	Inverters []Run  `json:"inverters" nullable:"false" doc:"By inverter and time; one inverter has several entries where its list of points changed"`
 }
 
-// Run is a run of samples of one inverter that share their points.
+// Run is a run of samples of one inverter that share their points, or of the
+// windows that a device sends where its disk or link has no room for samples.
 type Run struct {
 	Inverter string         `json:"inverter"`
 	Points   []SampledPoint `json:"points" nullable:"false"`
-	Samples  []Sample       `json:"samples" nullable:"false" doc:"Oldest first"`
+	Samples  []Sample       `json:"samples,omitempty" doc:"Oldest first; absent where there are windows"`
+	WindowMS int64          `json:"window_ms,omitempty" doc:"Length of a window, ms"`
+	Windows  []Bucket       `json:"windows,omitempty" doc:"Oldest first: what the device sent in place of samples"`
 }
 
 // SampledPoint says how the values of a point are to be read.
@@ -163,7 +166,8 @@ func (s *server) registerTelemetry() {
 		Description: "RFC 4180, one row per sample: time (RFC 3339, UTC, milliseconds), inverter, then one column per point, " +
 			"headed by its name and unit as in \"vac1 (V)\". Numbers are exact; a value that could not be read, and a point that " +
 			"an inverter does not have, are empty. Points that the query names come in its order, otherwise in the order in which " +
-			"they first occur; a point whose unit differs between inverters has a column for each unit.",
+			"they first occur; a point whose unit differs between inverters has a column for each unit. Where a device sent windows " +
+			"in place of samples, there is a column \"window (s)\" after the inverter, empty for samples, and the values are means.",
 		Errors: []int{http.StatusNotFound},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "The samples", Content: map[string]*huma.MediaType{"text/csv": {Schema: &huma.Schema{Type: huma.TypeString}}},
@@ -239,7 +243,7 @@ func (p *patientWriter) Write(b []byte) (int, error) {
 }
 
 // writeSamples writes the JSON of Samples, an entry for each run of parts with
-// the same inverter and points.
+// the same inverter, window and points.
 func writeSamples(w io.Writer, device string, parts iter.Seq2[ingest.Part, error]) error {
 	name, err := json.Marshal(device)
 	if err != nil {
@@ -253,7 +257,7 @@ func writeSamples(w io.Writer, device string, parts iter.Seq2[ingest.Part, error
 			return err
 		}
 		comma := true
-		if run == nil || run.Inverter != part.Inverter || !slices.Equal(run.Points, part.Points) {
+		if run == nil || run.Inverter != part.Inverter || run.Window != part.Window || !slices.Equal(run.Points, part.Points) {
 			if run != nil {
 				b = append(b, `]},`...)
 			}
@@ -266,7 +270,16 @@ func writeSamples(w io.Writer, device string, parts iter.Seq2[ingest.Part, error
 			if comma {
 				b = append(b, ',')
 			}
-			b, comma = appendSample(b, sample), true
+			comma = true
+			if part.Window == 0 {
+				b = appendSample(b, sample)
+				continue
+			}
+			text, err := json.Marshal(showWindow(sample, part.Window))
+			if err != nil {
+				return err
+			}
+			b = append(b, text...)
 		}
 		if _, err := w.Write(b); err != nil {
 			return err
@@ -295,7 +308,24 @@ func appendRunHead(b []byte, part ingest.Part) ([]byte, error) {
 	}
 	b = append(append(b, `{"inverter":`...), inverter...)
 	b = append(append(b, `,"points":`...), described...)
-	return append(b, `,"samples":[`...), nil
+	if part.Window == 0 {
+		return append(b, `,"samples":[`...), nil
+	}
+	b = strconv.AppendInt(append(b, `,"window_ms":`...), part.Window, 10)
+	return append(b, `,"windows":[`...), nil
+}
+
+// showWindow is a window as a bucket.
+func showWindow(s ecowatt.Sample, length int64) Bucket {
+	out := Bucket{T: s.At, End: s.At + length, Values: []*BucketValue{}}
+	for v := range slices.Chunk(s.Values, ecowatt.Aggregates) {
+		var shown *BucketValue
+		if v[ecowatt.Mean].Valid {
+			shown = &BucketValue{Min: v[ecowatt.Least].Raw, Mean: float64(v[ecowatt.Mean].Raw), Max: v[ecowatt.Most].Raw, Count: v[ecowatt.Count].Raw}
+		}
+		out.Values = append(out.Values, shown)
+	}
+	return out
 }
 
 func appendSample(b []byte, s ecowatt.Sample) []byte {

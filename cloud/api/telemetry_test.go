@@ -223,3 +223,55 @@ func TestTelemetryFails(t *testing.T) {
 		}
 	}
 }
+
+// Windows that a device sent in place of samples are marked, and are runs of
+// their own.
+func TestWindows(t *testing.T) {
+	c := newCloud(t)
+	c.telemetry.parts = []ingest.Part{
+		{Inverter: "inv1", Points: []ecowatt.Point{vac, pac}, Samples: []ecowatt.Sample{sample(1000, 2301, 1500)}},
+		{Inverter: "inv1", Window: 60_000, Points: []ecowatt.Point{vac, pac}, Samples: []ecowatt.Sample{
+			sample(60_000, 2300, 2290, 2310, 30, nil, nil, nil, 0), sample(120_000, 2301, 2301, 2301, 1, 10, -5, 25, 3),
+		}},
+		{Inverter: "inv1", Window: 1500, Points: []ecowatt.Point{vac, pac}, Samples: []ecowatt.Sample{sample(180_000, 1, 1, 1, 1, 2, 2, 2, 1)}},
+	}
+	const points = `"points":[{"name":"vac1","unit":"V","exponent":-1},{"name":"pac","unit":"W","exponent":0}]`
+	want := `{"device":"roof-1","inverters":[` +
+		`{"inverter":"inv1",` + points + `,"samples":[{"t":1000,"values":[2301,1500]}]},` +
+		`{"inverter":"inv1",` + points + `,"window_ms":60000,"windows":[` +
+		`{"t":60000,"end":120000,"values":[{"min":2290,"mean":2300,"max":2310,"count":30},null]},` +
+		`{"t":120000,"end":180000,"values":[{"min":2301,"mean":2301,"max":2301,"count":1},{"min":-5,"mean":10,"max":25,"count":3}]}]},` +
+		`{"inverter":"inv1",` + points + `,"window_ms":1500,"windows":[` +
+		`{"t":180000,"end":181500,"values":[{"min":1,"mean":1,"max":1,"count":1},{"min":2,"mean":2,"max":2,"count":1}]}]}]}` + "\n"
+	r := c.get("/api/v1/devices/roof-1/telemetry")
+	if diff := cmp.Diff(want, r.body); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := decode[Samples](t, r.body); len(got.Inverters) != 3 || got.Inverters[1].WindowMS != 60_000 || len(got.Inverters[1].Windows) != 2 {
+		t.Errorf("the documented shape holds %+v", got)
+	}
+	want = strings.ReplaceAll(`time,inverter,window (s),vac1 (V),pac (W)
+1970-01-01T00:00:01.000Z,inv1,,230.1,1500
+1970-01-01T00:01:00.000Z,inv1,60.000,230.0,
+1970-01-01T00:02:00.000Z,inv1,60.000,230.1,10
+1970-01-01T00:03:00.000Z,inv1,1.500,0.1,2
+`, "\n", "\r\n")
+	if diff := cmp.Diff(want, c.get("/api/v1/devices/roof-1/telemetry.csv").body); diff != "" {
+		t.Errorf("CSV (-want +got):\n%s", diff)
+	}
+}
+
+// Windows that come after the header was made have no column, and are not
+// taken for samples.
+func TestLateWindows(t *testing.T) {
+	c := newColumns(nil)
+	c.add([]ecowatt.Point{pac})
+	var out strings.Builder
+	err := writeCSV(&out, c, false, func(yield func(ingest.Part, error) bool) {
+		_ = yield(ingest.Part{Inverter: "inv1", Window: 60_000, Points: []ecowatt.Point{pac}, Samples: []ecowatt.Sample{sample(0, 1, 1, 1, 1)}}, nil) &&
+			yield(ingest.Part{Inverter: "inv1", Points: []ecowatt.Point{pac}, Samples: []ecowatt.Sample{sample(1000, 5)}}, nil)
+	})
+	if want := "time,inverter,pac (W)\r\n1970-01-01T00:00:01.000Z,inv1,5\r\n"; err != nil || out.String() != want {
+		t.Errorf("%q, %v; want %q", out.String(), err, want)
+	}
+}

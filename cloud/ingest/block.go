@@ -246,7 +246,7 @@ func (b Block) decode() ([]ecowatt.Sample, error) {
 
 // Select returns what q asks for of a stored and placed block: the samples of
 // its time, with the points it names in its order, missing where the block has
-// no such point. Of windows it gives the means, at the times at which they begin.
+// no such point. Windows stay windows, at the times at which they begin.
 // It reports false when nothing of the block is asked for.
 // describe gives unit and exponent of a point.
 func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Point) (Part, bool, error) {
@@ -265,9 +265,6 @@ func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Poin
 		if s.At < from || s.At >= to {
 			continue
 		}
-		if b.Window != 0 {
-			s.Values = means(s.Values)
-		}
 		if columns != nil {
 			s.Values = pick(s.Values, columns)
 		}
@@ -280,33 +277,28 @@ func Select(q Query, b Block, describe func(inverter, point string) ecowatt.Poin
 	if columns != nil {
 		names = q.Points
 	}
-	part := Part{Inverter: b.Inverter, Points: make([]ecowatt.Point, len(names)), Samples: kept}
+	part := Part{Inverter: b.Inverter, Window: b.Window, Points: make([]ecowatt.Point, len(names)), Samples: kept}
 	for i, name := range names {
 		part.Points[i] = describe(b.Inverter, name)
 	}
 	return part, true, nil
 }
 
-// means are those of the points of a window.
-func means(columns []ecowatt.Value) []ecowatt.Value {
-	var means []ecowatt.Value
-	for point := range slices.Chunk(columns, ecowatt.Aggregates) {
-		means = append(means, point[ecowatt.Mean])
-	}
-	return means
-}
-
-// pick maps the points asked for to columns of the block, -1 for one that
+// pick maps the points asked for to columns of the block, below 0 for one that
 // the block has not; nil means all of them as they are. It reports false when
 // the block has none of them.
 func (b Block) pick(points []string) ([]int, bool) {
 	if len(points) == 0 {
 		return nil, true
 	}
-	columns, found := make([]int, len(points)), false
-	for i, p := range points {
-		columns[i] = slices.Index(b.Points, p)
-		found = found || columns[i] >= 0
+	columns, found := make([]int, 0, ecowatt.Columns(len(points), b.Window)), false
+	each := ecowatt.Columns(1, b.Window)
+	for _, p := range points {
+		at := slices.Index(b.Points, p)
+		found = found || at >= 0
+		for i := range each {
+			columns = append(columns, at*each+i) // of a point that is not there: below 0
+		}
 	}
 	return columns, found
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -401,8 +402,11 @@ func TestSelectOfWindows(t *testing.T) {
 		t.Fatal(err)
 	}
 	packed.Codec, packed.Data = as.Codec, as.Data
-	want := Part{Inverter: "roof", Points: described("roof", "vac1", "pac"), Samples: []ecowatt.Sample{
-		{At: taken, Values: []ecowatt.Value{ecowatt.Known(2302), ecowatt.Known(-1)}}, // of 2301 and 2302; of 4100, -4104 and 0
+	want := Part{Inverter: "roof", Window: 60_000, Points: described("roof", "vac1", "pac"), Samples: []ecowatt.Sample{
+		{At: taken, Values: []ecowatt.Value{
+			ecowatt.Known(2302), ecowatt.Known(2301), ecowatt.Known(2302), ecowatt.Known(2), // of 2301 and 2302
+			ecowatt.Known(-1), ecowatt.Known(-4104), ecowatt.Known(4100), ecowatt.Known(3), // of 4100, -4104 and 0
+		}},
 	}}
 	for _, sent := range []Telemetry{received(t, whole, nil), packed} {
 		b, err := Check(sent, now)
@@ -418,6 +422,15 @@ func TestSelectOfWindows(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+		some := always()
+		some.Points = []string{"pac", "temp"}
+		got, _, err = Select(some, b, describe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(append(slices.Clone(want.Samples[0].Values[4:]), make([]ecowatt.Value, 4)...), got.Samples[0].Values); diff != "" {
+			t.Errorf("of some points (-want +got):\n%s", diff)
 		}
 	}
 }

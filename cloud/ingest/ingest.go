@@ -27,6 +27,7 @@ type Query struct {
 type Part struct {
 	Inverter string
 	Points   []ecowatt.Point  // unit and exponent as the inventory says; name only where it is silent
+	Window   int64            // ms: Samples are windows of so much, with the columns of ecowatt.Aggregate; 0 for samples
 	Samples  []ecowatt.Sample // At in ms since 1970, none before the one before it
 }
 

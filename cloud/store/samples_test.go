@@ -58,6 +58,7 @@ type line struct {
 	Inverter string
 	Points   string
 	Second   float64
+	Window   int64
 	Values   []ecowatt.Value
 }
 
@@ -72,7 +73,7 @@ func lines(tb testing.TB, s *Store, q ingest.Query) (all []line) {
 			names += p.Name + " "
 		}
 		for _, sample := range part.Samples {
-			all = append(all, line{part.Inverter, names, float64(sample.At-noon.UnixMilli()) / 1000, sample.Values})
+			all = append(all, line{part.Inverter, names, float64(sample.At-noon.UnixMilli()) / 1000, part.Window, sample.Values})
 		}
 	}
 	return all
@@ -106,17 +107,17 @@ func TestSamples(t *testing.T) {
 		return values
 	}
 	east := []line{
-		{"east", "pac ", 0, v(20)},
-		{"east", "pac ", 1, v(21)},
-		{"east", "pac ", 2, v(22)},
-		{"east", "pac ", 3, v(40)},
-		{"east", "pac ", 4, v(41)},
+		{"east", "pac ", 0, 0, v(20)},
+		{"east", "pac ", 1, 0, v(21)},
+		{"east", "pac ", 2, 0, v(22)},
+		{"east", "pac ", 3, 0, v(40)},
+		{"east", "pac ", 4, 0, v(41)},
 	}
 	west := []line{
-		{"west", "vac1 pac ", 0, v(10, 1010)},
-		{"west", "vac1 pac ", 1, v(11, 1011)},
-		{"west", "vac1 pac ", 2, v(12, 1012)},
-		{"west", "temp ", 3, v(30)},
+		{"west", "vac1 pac ", 0, 0, v(10, 1010)},
+		{"west", "vac1 pac ", 1, 0, v(11, 1011)},
+		{"west", "vac1 pac ", 2, 0, v(12, 1012)},
+		{"west", "temp ", 3, 0, v(30)},
 	}
 	of := func(inverter string, points ...string) ingest.Query {
 		q := between(0, 10*time.Second)
@@ -135,9 +136,9 @@ func TestSamples(t *testing.T) {
 		"between samples":         {between(1001*time.Millisecond, 1999*time.Millisecond), nil},
 		"before everything":       {between(-time.Hour, 0), nil},
 		"after everything":        {between(time.Hour, 2*time.Hour), nil},
-		"the last second":         {between(60*time.Second, 61*time.Second), []line{{"east", "pac ", 60, v(70)}}},
-		"points":                  {of("west", "pac"), []line{{"west", "pac ", 0, v(1010)}, {"west", "pac ", 1, v(1011)}, {"west", "pac ", 2, v(1012)}}},
-		"points in another order": {of("west", "pac", "vac1"), []line{{"west", "pac vac1 ", 0, v(1010, 10)}, {"west", "pac vac1 ", 1, v(1011, 11)}, {"west", "pac vac1 ", 2, v(1012, 12)}}},
+		"the last second":         {between(60*time.Second, 61*time.Second), []line{{"east", "pac ", 60, 0, v(70)}}},
+		"points":                  {of("west", "pac"), []line{{"west", "pac ", 0, 0, v(1010)}, {"west", "pac ", 1, 0, v(1011)}, {"west", "pac ", 2, 0, v(1012)}}},
+		"points in another order": {of("west", "pac", "vac1"), []line{{"west", "pac vac1 ", 0, 0, v(1010, 10)}, {"west", "pac vac1 ", 1, 0, v(1011, 11)}, {"west", "pac vac1 ", 2, 0, v(1012, 12)}}},
 		"a point not there":       {of("west", "idc"), nil},
 	} {
 		if diff := cmp.Diff(c.want, lines(t, s, c.q)); diff != "" {
@@ -176,7 +177,7 @@ func TestSamplesOfLongBlocks(t *testing.T) {
 	}
 }
 
-// TestSamplesOfWindows: of windows a query gives the means, among samples.
+// TestSamplesOfWindows: a query gives windows as such, among samples.
 func TestSamplesOfWindows(t *testing.T) {
 	s := open(t)
 	id := add(t, s, "roof")
@@ -197,9 +198,9 @@ func TestSamplesOfWindows(t *testing.T) {
 	}
 	keep(t, s, id, windows, block(t, "east", noon.UnixMilli()+120_000, 1, 7, "pac"))
 	want := []line{
-		{"east", "pac ", 0, []ecowatt.Value{ecowatt.Known(10)}},
-		{"east", "pac ", 60, []ecowatt.Value{ecowatt.Known(30)}},
-		{"east", "pac ", 120, []ecowatt.Value{ecowatt.Known(7)}},
+		{"east", "pac ", 0, 60_000, []ecowatt.Value{ecowatt.Known(10), ecowatt.Known(0), ecowatt.Known(20), ecowatt.Known(3)}},
+		{"east", "pac ", 60, 60_000, []ecowatt.Value{ecowatt.Known(30), ecowatt.Known(30), ecowatt.Known(30), ecowatt.Known(1)}},
+		{"east", "pac ", 120, 0, []ecowatt.Value{ecowatt.Known(7)}},
 	}
 	if diff := cmp.Diff(want, lines(t, s, between(0, time.Hour))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -106,11 +106,7 @@ func curveTable(c api.Curve, step int64) (*table, error) {
 			row[0] = begin.In(zone).Format(time.DateOnly)
 		}
 		for i, v := range b.Values {
-			if v == nil {
-				row = append(row, missing)
-			} else {
-				row = append(row, ecowatt.Decimal(int64(math.Round(v.Mean)), c.Points[i].Exponent))
-			}
+			row = append(row, meanCell(v, c.Points[i].Exponent))
 		}
 		switch {
 		case c.EnergySource == "":
@@ -122,4 +118,12 @@ func curveTable(c api.Curve, step int64) (*table, error) {
 		t.add(row...)
 	}
 	return t, nil
+}
+
+// meanCell is the mean of a bucket with as many digits as its values have.
+func meanCell(v *api.BucketValue, exponent int) string {
+	if v == nil {
+		return missing
+	}
+	return ecowatt.Decimal(int64(math.Round(v.Mean)), exponent)
 }

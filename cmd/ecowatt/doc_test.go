@@ -83,36 +83,43 @@ func TestJSONIsDocumented(t *testing.T) {
 			Device api.Device
 			File   string
 		}{},
-		"ecowatt backup":               &backupJSON{},
-		"ecowatt keyring list":         &api.KeyringList{},
-		"ecowatt keyring add":          &api.KeyringKey{},
-		"ecowatt keyring rewrap":       &api.KeyringRewrap{},
-		"ecowatt device list":          &api.DeviceList{},
-		"ecowatt device show":          &api.Device{},
-		"ecowatt device rotate-key":    &api.Rotation{},
-		"ecowatt device recover":       &api.Recovery{},
-		"ecowatt config get":           &api.Config{},
-		"ecowatt config log":           &api.ConfigLog{},
-		"ecowatt config template list": &api.ConfigTemplates{},
-		"ecowatt command limit":        &api.CommandOrder{},
-		"ecowatt command list":         &api.CommandList{},
-		"ecowatt command show":         &api.Command{},
-		"ecowatt telemetry show":       &api.Samples{},
-		"ecowatt firmware root init":   &rootMade{},
-		"ecowatt firmware root rotate": &rootRotated{},
-		"ecowatt firmware keygen":      &keyInfo{},
-		"ecowatt firmware inspect":     &statementInfo{},
-		"ecowatt log":                  &audit.Record{},
-		"ecowatt bench block":          &benchReport{},
-		"ecowatt bench exchange":       &exchangeReport{},
-		"ecowatt probe":                &probeReport{},
-		"ecowatt profile list":         &[]profileRow{},
+		"ecowatt backup":                  &backupJSON{},
+		"ecowatt keyring list":            &api.KeyringList{},
+		"ecowatt keyring add":             &api.KeyringKey{},
+		"ecowatt keyring rewrap":          &api.KeyringRewrap{},
+		"ecowatt device list":             &api.DeviceList{},
+		"ecowatt device show":             &api.Device{},
+		"ecowatt device rotate-key":       &api.Rotation{},
+		"ecowatt device recover":          &api.Recovery{},
+		"ecowatt config get":              &api.Config{},
+		"ecowatt config log":              &api.ConfigLog{},
+		"ecowatt config template list":    &api.ConfigTemplates{},
+		"ecowatt command limit":           &api.CommandOrder{},
+		"ecowatt command list":            &api.CommandList{},
+		"ecowatt command show":            &api.Command{},
+		"ecowatt telemetry show":          &api.Samples{},
+		"ecowatt telemetry show, windows": &api.Samples{},
+		"ecowatt firmware root init":      &rootMade{},
+		"ecowatt firmware root rotate":    &rootRotated{},
+		"ecowatt firmware keygen":         &keyInfo{},
+		"ecowatt firmware inspect":        &statementInfo{},
+		"ecowatt log":                     &audit.Record{},
+		"ecowatt bench block":             &benchReport{},
+		"ecowatt bench exchange":          &exchangeReport{},
+		"ecowatt probe":                   &probeReport{},
+		"ecowatt profile list":            &[]profileRow{},
 	} {
-		shown := block.FindStringSubmatch(documented[command])
-		if shown == nil {
+		nth := 0
+		section, isSecond := strings.CutSuffix(command, ", windows")
+		if isSecond {
+			nth = 1
+		}
+		all := block.FindAllStringSubmatch(documented[section], -1)
+		if len(all) <= nth {
 			t.Errorf("%s: no JSON is shown", command)
 			continue
 		}
+		shown := all[nth]
 		d := json.NewDecoder(strings.NewReader(shown[1]))
 		d.DisallowUnknownFields()
 		if err := d.Decode(shape); err != nil {

@@ -236,6 +236,9 @@ func printSamples(w io.Writer, s api.Samples) error {
 
 func sampleTable(run api.Run) (*table, error) {
 	headings := []string{"time<"}
+	if run.WindowMS != 0 {
+		headings = append(headings, "window")
+	}
 	for _, p := range run.Points {
 		heading := p.Name
 		if p.Unit != "" {
@@ -255,6 +258,16 @@ func sampleTable(run api.Run) (*table, error) {
 			} else {
 				row = append(row, ecowatt.Decimal(*v, run.Points[i].Exponent))
 			}
+		}
+		t.add(row...)
+	}
+	for _, b := range run.Windows {
+		if len(b.Values) != len(run.Points) {
+			return nil, errors.New("the cloud's answer cannot be understood: a window has another number of values than there are points")
+		}
+		row := []string{localTime(time.UnixMilli(b.T)), (time.Duration(run.WindowMS) * time.Millisecond).String()}
+		for i, v := range b.Values {
+			row = append(row, meanCell(v, run.Points[i].Exponent))
 		}
 		t.add(row...)
 	}

@@ -130,3 +130,26 @@ func TestTelemetryCutOff(t *testing.T) {
 	o.run(1, "telemetry", "export", "roof-1", "--out", "roof-1.csv").out().talk("cut off")
 	o.absent("roof-1.csv")
 }
+
+// Windows have a table of their own, which says how long they are.
+func TestTelemetryShowsWindows(t *testing.T) {
+	o := newOperator(t)
+	o.env["ECOWATT_URL"] = fakeCloud(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, err := w.Write([]byte(`{"device":"roof-1","inverters":[
+			{"inverter":"inv1","points":[{"name":"vac1","unit":"V","exponent":-1},{"name":"pac","unit":"W","exponent":0}],"samples":[{"t":1782036000000,"values":[2301,1500]}]},
+			{"inverter":"inv1","points":[{"name":"vac1","unit":"V","exponent":-1},{"name":"pac","unit":"W","exponent":0}],"window_ms":60000,
+				"windows":[{"t":1782036060000,"end":1782036120000,"values":[{"min":2290,"mean":2300,"max":2310,"count":30},null]}]}]}`))
+		if err != nil {
+			t.Error(err)
+		}
+	}).base
+	o.run(0, "telemetry", "show", "roof-1").answers(`
+inv1
+time                 vac1 (V)  pac (W)
+2026-06-21 10:00:00     230.1     1500
+
+inv1
+time                 window  vac1 (V)  pac (W)
+2026-06-21 10:01:00    1m0s     230.0        —
+`).talk()
+}
