@@ -125,6 +125,7 @@ func (e *Engine) Deliver(commands []Command) (fresh int) {
 			e.end(c.Sequence, Result{ID: c.ID, Code: CodeUnknownOutcome, Text: "the gateway's journal was lost: the command was not begun now, and nobody knows whether it was before"})
 		default:
 			fresh++
+			e.o.Logger.Info("a command has come", "command", c.ID.String(), "action", c.Action, "sequence", c.Sequence)
 			e.queue = append(e.queue, queued{Command: c}.timedAt(now))
 		}
 	}
@@ -318,6 +319,7 @@ func (e *Engine) next(ctx context.Context) {
 			"command %d came when command %d had been carried out: it is not begun now, and whether it was before is not known any more", q.Sequence, e.j.Last)})
 		return
 	}
+	e.o.Logger.Info("a command begins", "command", q.ID.String(), "action", q.Action)
 	r, ended := e.run(ctx, q)
 	e.queue = e.queue[1:]
 	if ended {
