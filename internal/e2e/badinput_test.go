@@ -178,6 +178,6 @@ func (n *nonsense) cases() []badCase {
 func (f *fleet) enrolment(t *testing.T, name string) string {
 	t.Helper()
 	file := filepath.Join(f.dir, name+".enrol.json")
-	must(t, f.env, "ecowatt", "device", "add", name, "--out", file)
+	must(t, f.env, "ecowatt", "device", "add", name, "--group", "south", "--out", file)
 	return file
 }

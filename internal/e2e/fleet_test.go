@@ -17,6 +17,7 @@ type fleet struct {
 	roofs     []string
 	env       []string // for the CLI: where the cloud is, and the token
 	loud      bool     // whether the cloud tells everything
+	control   string   // address of the simulator's HTTP interface, where inverters are controlled
 
 	sim, cloud *process
 	launchers  map[string]*process
@@ -35,21 +36,31 @@ flush_interval: 0
 // newFleet sets up n gateways and starts everything but them.
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
-	f := &fleet{dir: t.TempDir(), simAddr: freeAddress(t), cloudAddr: freeAddress(t), launchers: map[string]*process{}}
+	f := &fleet{}
+	f.setUp(t, n)
+	return f
+}
+
+func (f *fleet) setUp(t *testing.T, n int) {
+	t.Helper()
+	f.dir, f.simAddr, f.cloudAddr, f.launchers = t.TempDir(), freeAddress(t), freeAddress(t), map[string]*process{}
 	f.env = []string{"ECOWATT_URL=http://" + f.cloudAddr, "ECOWATT_TOKEN_FILE=" + filepath.Join(f.dir, "cloud", "token")}
 	f.startSim(t, n)
 	f.startCloud(t)
 	for i := range n {
 		f.addRoof(t, fmt.Sprintf("roof-%d", i+1), 17+i)
 	}
-	return f
 }
 
 func (f *fleet) trace() string { return filepath.Join(f.dir, "served.jsonl") }
 
 func (f *fleet) startSim(t *testing.T, units int) {
 	t.Helper()
-	f.sim = start(t, "ecowatt", "sim", "--modbus-tcp", f.simAddr, "--inverters", fmt.Sprint(units), "--start-at", "10:30", "--trace", f.trace())
+	args := []string{"sim", "--modbus-tcp", f.simAddr, "--inverters", fmt.Sprint(units), "--start-at", "10:30", "--trace", f.trace()}
+	if f.control != "" {
+		args = append(args, f.watched()...)
+	}
+	f.sim = start(t, "ecowatt", args...)
 	f.sim.line(t, 0, `listening`)
 }
 
@@ -69,6 +80,10 @@ func (f *fleet) roof(name string) string { return filepath.Join(f.dir, name) }
 func (f *fleet) addRoof(t *testing.T, name string, unit int) {
 	t.Helper()
 	must(t, nil, "ecowatt-agent", "enroll", f.enrolment(t, name), "--dir", f.roof(name))
+	text := fmt.Sprintf(settings, f.cloudAddr, f.simAddr, unit)
+	if f.control != "" {
+		text = f.controlled(t, name, text)
+	}
 	slot := filepath.Join(f.roof(name), "slots", "a")
 	if err := os.MkdirAll(slot, 0o700); err != nil {
 		t.Fatal(err)
@@ -76,7 +91,7 @@ func (f *fleet) addRoof(t *testing.T, name string, unit int) {
 	if err := os.Symlink(filepath.Join(bin, "ecowatt-agent"), filepath.Join(slot, "ecowatt-agent")); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(f.roof(name), "agent.yaml"), fmt.Sprintf(settings, f.cloudAddr, f.simAddr, unit))
+	writeFile(t, filepath.Join(f.roof(name), "agent.yaml"), text)
 	f.roofs = append(f.roofs, name)
 }
 
@@ -97,9 +112,10 @@ type agentStatus struct {
 		Messages int `json:"messages"`
 	} `json:"buffer"`
 	Uplink struct {
-		State    string `json:"state"`
-		Failures int    `json:"failures"`
-		Error    string `json:"error"`
+		State    string  `json:"state"`
+		NextIn   float64 `json:"next_in_s"`
+		Failures int     `json:"failures"`
+		Error    string  `json:"error"`
 	} `json:"uplink"`
 }
 
