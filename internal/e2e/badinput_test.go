@@ -98,6 +98,7 @@ func (n *nonsense) newer(t *testing.T) string {
 // Every program answers nonsense with one clear line and the right exit code,
 // and changes nothing.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	n := newNonsense(t)
 	database, err := os.ReadFile(filepath.Join(n.newerCloud, "ecowatt.db"))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 //
 // Attacks: R19
 func TestClonedGateway(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	if err := os.CopyFS(f.roof("copy"), os.DirFS(f.roof("roof-1"))); err != nil {
 		t.Fatal(err)

@@ -97,6 +97,7 @@ func (l *line) once(m meddler) (done chan struct{}) {
 //
 // Attacks: R4, R5, R6, O1, O6
 func TestKilledAroundTheCommit(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1)
 	l := newLine(t, f.cloudAddr)
 	f.through(t, l, "roof-1")
@@ -157,6 +158,7 @@ func TestKilledAroundTheCommit(t *testing.T) {
 //
 // Attacks: O2, O3, O4, O5, O7, O10, O12, O14
 func TestFaultsOfTheFirstSystem(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	l := newLine(t, f.cloudAddr)
 	for _, name := range f.roofs {

@@ -23,6 +23,7 @@ const killsPerRoof = 3
 //
 // Attacks: O6, O7
 func TestKillAnything(t *testing.T) {
+	t.Parallel()
 	const roofs = 3
 	f := newFleet(t, roofs)
 	for _, name := range f.roofs {

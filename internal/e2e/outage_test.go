@@ -10,6 +10,7 @@ import (
 // An inverter that is not there and a cloud that is not there are ordinary
 // days: the agent says so, keeps trying, keeps sampling, and catches up.
 func TestOutages(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1)
 	f.sim.stop(t)
 	f.startRoof(t, "roof-1")
@@ -51,6 +52,7 @@ func TestOutages(t *testing.T) {
 //
 // Attacks: R1, R4, O1
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1)
 	l := newLine(t, f.cloudAddr)
 	f.through(t, l, "roof-1")

@@ -15,6 +15,7 @@ import (
 // of its transcripts, and compares what is printed with what is shown. Numbers
 // may differ, words may not; a line "…" stands for any lines.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
 		t.Fatal(err)

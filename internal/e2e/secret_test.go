@@ -315,6 +315,7 @@ func (e ears) answers(l *line) (enrolled []byte) {
 //
 // Attacks: A4
 func TestNothingShowsSecrets(t *testing.T) {
+	t.Parallel()
 	f := &fleet{dir: t.TempDir(), simAddr: freeAddress(t), cloudAddr: freeAddress(t), launchers: map[string]*process{}}
 	data := filepath.Join(f.dir, "cloud")
 	l := newLine(t, f.cloudAddr)
