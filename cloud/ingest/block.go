@@ -85,31 +85,33 @@ func Quarters(blocks []Block, start int64) (rollup.Table, error) {
 	if len(blocks) == 0 {
 		return nil, nil
 	}
-	points := blocks[0].Points
-	var samples []ecowatt.Sample
-	var table rollup.Table
+	type piece struct {
+		ecowatt.Sample
+		window int64
+	}
+	var pieces []piece
 	for _, b := range blocks {
-		decoded, err := b.decode()
+		samples, err := b.decode()
 		if err != nil {
 			return nil, fmt.Errorf("decoding a block of %s: %w", b.Inverter, err)
 		}
-		var windows []ecowatt.Sample
-		for _, s := range decoded {
-			if s.At += b.T0; s.At < start || s.At >= start+rollup.Chunk {
-				continue
-			}
-			if b.Window == 0 {
-				samples = append(samples, s)
-			} else {
-				windows = append(windows, s)
+		for _, s := range samples {
+			if s.At += b.T0; s.At >= start && s.At < start+rollup.Chunk {
+				pieces = append(pieces, piece{s, b.Window})
 			}
 		}
-		_, quarters := rollup.Collect(points, windows, b.Window)
-		table, _ = table.Merge(points, quarters)
 	}
-	slices.SortStableFunc(samples, func(a, b ecowatt.Sample) int { return cmp.Compare(a.At, b.At) })
-	_, quarters := rollup.Collect(points, samples, 0)
-	table, _ = table.Merge(points, quarters)
+	slices.SortStableFunc(pieces, func(a, b piece) int { return cmp.Compare(a.At, b.At) })
+	var table rollup.Table
+	for len(pieces) > 0 {
+		window := pieces[0].window
+		var run []ecowatt.Sample
+		for len(pieces) > 0 && pieces[0].window == window {
+			run, pieces = append(run, pieces[0].Sample), pieces[1:]
+		}
+		_, quarters := rollup.Collect(blocks[0].Points, run, window)
+		table, _ = table.Merge(blocks[0].Points, quarters)
+	}
 	return table, nil
 }
 

@@ -1,6 +1,7 @@
 package rollup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -89,7 +90,8 @@ type Part struct {
 }
 
 // Curve makes buckets out of rows, which come table by table in the order of
-// their begin. It holds those that later tables may still add to.
+// their begin; Done says between them how far that is. It holds what later tables
+// may still add to.
 type Curve struct {
 	step     Step
 	from, to int64
@@ -97,8 +99,9 @@ type Curve struct {
 	points   []string
 	places   map[string]int
 	source   Role
-	exponent func(point string) ecowatt.Point
+	describe func(point string) ecowatt.Point
 	open     map[int64]*Bucket
+	pending  []piece // of the source, of tables that others of their time may follow
 	last     Reading // of the source
 	known    bool    // whether there is a last one
 	begin    int64   // of the bucket that was used last,
@@ -119,7 +122,7 @@ type CurveOptions struct {
 func NewCurve(o CurveOptions) *Curve {
 	c := &Curve{
 		step: o.Step, from: o.From, to: o.To, chosen: len(o.Points) > 0 || o.Energy, places: map[string]int{},
-		source: o.Source, exponent: o.Describe, open: map[int64]*Bucket{},
+		source: o.Source, describe: o.Describe, open: map[int64]*Bucket{},
 	}
 	if o.Energy {
 		return c
@@ -131,8 +134,17 @@ func NewCurve(o CurveOptions) *Curve {
 	return c
 }
 
+// piece is what one row says of the source of energy.
+type piece struct {
+	at    int64 // when its bucket begins
+	scale float64
+	Series
+}
+
 // Add takes the rows of a table of these points, whose buckets have a length in
 // ms. Rows that are out of the curve only serve for what lies between two.
+// Tables of one time come in any order: an inverter has several when its list of
+// points changed.
 func (c *Curve) Add(points []string, t Table, length int64) {
 	where := make([]int, len(points))
 	for i, p := range points {
@@ -160,8 +172,8 @@ func (c *Curve) Add(points []string, t Table, length int64) {
 			}
 		}
 		for i, s := range row.Series {
-			if roles[i] == c.source {
-				c.energy(b, c.exponent(points[at[i]]), s)
+			if s.Known && roles[i] == c.source {
+				c.pending = append(c.pending, piece{row.N * length, wattHours(c.describe(points[at[i]])), s})
 			}
 		}
 	}
@@ -183,31 +195,43 @@ func (c *Curve) bucket(at int64) *Bucket {
 	return b
 }
 
-// energy adds what a series brings, and what lies between it and the one before.
-func (c *Curve) energy(b *Bucket, p ecowatt.Point, s Series) {
-	if !s.Known {
-		return
-	}
-	area, gain := s.Area, s.Gain
-	if c.known {
-		a, g := Between(c.source, c.last, s.First)
-		area, gain = addUp(area, a), addUp(gain, g)
-	}
-	c.last, c.known = s.Last, true
-	if b == nil {
-		return
-	}
+// wattHours is what one raw unit of a point is in W, or in Wh.
+func wattHours(p ecowatt.Point) float64 {
 	scale := math.Pow10(p.Exponent)
 	if p.Unit == "kW" || p.Unit == "kWh" {
 		scale *= 1000
 	}
-	b.HasEnergy = true
-	b.Energy += scale * (float64(area)/2/(60*float64(Minute)) + float64(gain))
+	return scale
+}
+
+// settle adds up the energy of all rows before a time, in their order. What lies
+// between two that overlap is not known.
+func (c *Curve) settle(before int64) {
+	slices.SortStableFunc(c.pending, func(a, b piece) int { return cmp.Compare(a.First.At, b.First.At) })
+	c.pending = slices.DeleteFunc(c.pending, func(p piece) bool {
+		if p.at >= before {
+			return false
+		}
+		area, gain := p.Area, p.Gain
+		if c.known && p.First.At > c.last.At {
+			a, g := Between(c.source, c.last, p.First)
+			area, gain = addUp(area, a), addUp(gain, g)
+		}
+		if !c.known || p.Last.At > c.last.At {
+			c.last, c.known = p.Last, true
+		}
+		if b := c.bucket(p.at); b != nil {
+			b.HasEnergy = true
+			b.Energy += p.scale * (float64(area)/2/(60*float64(Minute)) + float64(gain))
+		}
+		return true
+	})
 }
 
 // Done returns the buckets that end at before or earlier, in order, and the
 // points of their stats; they are forgotten then.
 func (c *Curve) Done(before int64) (points []string, buckets []Bucket) {
+	c.settle(before)
 	for _, begin := range slices.Sorted(maps.Keys(c.open)) {
 		b := c.open[begin]
 		if b.End > before {

@@ -151,6 +151,7 @@ func Join(stats, series Table) (Table, error) {
 // reader reads numbers until one is not there.
 type reader struct {
 	b      []byte
+	at     int // of the next number; an integer, for a slice that moves costs the collector a note each time
 	broken bool
 }
 
@@ -160,36 +161,37 @@ func newReader(b []byte, each int) (*reader, uint64, error) {
 	if len(b) == 0 || b[0] != version {
 		return nil, 0, fmt.Errorf("%w of version %d", ErrFormat, version)
 	}
-	r := &reader{b: b[1:]}
+	r := &reader{b: b, at: 1}
 	n := r.uvarint()
-	if r.broken || n*uint64(1+each) > uint64(len(r.b)) || n > uint64(len(r.b)) {
+	left := uint64(len(r.b) - r.at)
+	if r.broken || n*uint64(1+each) > left || n > left {
 		return nil, 0, fmt.Errorf("%w: it is cut off", ErrFormat)
 	}
 	return r, n, nil
 }
 
 func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
+	v, n := binary.Uvarint(r.b[r.at:])
 	if n <= 0 {
-		r.b, r.broken = nil, true
+		r.at, r.broken = len(r.b), true
 		return 0
 	}
-	r.b = r.b[n:]
+	r.at += n
 	return v
 }
 
 func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
+	v, n := binary.Varint(r.b[r.at:])
 	if n <= 0 {
-		r.b, r.broken = nil, true
+		r.at, r.broken = len(r.b), true
 		return 0
 	}
-	r.b = r.b[n:]
+	r.at += n
 	return v
 }
 
 func (r *reader) end() error {
-	if r.broken || len(r.b) > 0 {
+	if r.broken || r.at < len(r.b) {
 		return fmt.Errorf("%w: it is cut off, or something follows", ErrFormat)
 	}
 	return nil

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"ecowatt"
@@ -26,19 +28,24 @@ var curvePoints = []string{"pac", "energy_total"}
 // since boot where boot is not nil.
 func sampled(tb testing.TB, samples []ecowatt.Sample, boot *wire.BootID) ingest.Block {
 	tb.Helper()
-	packed, err := wire.PlainBlock(ecowatt.Block{Inverter: "roof", Points: curvePoints, Samples: samples}, boot)
+	return sampledOf(tb, ecowatt.Block{Inverter: "roof", Points: curvePoints, Samples: samples}, boot)
+}
+
+func sampledOf(tb testing.TB, b ecowatt.Block, boot *wire.BootID) ingest.Block {
+	tb.Helper()
+	packed, err := wire.PlainBlock(b, boot)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	t := ingest.Telemetry{Inverter: packed.Inverter, Points: packed.Points, T0: packed.T0, Count: packed.Count, Data: packed.Data}
+	t := ingest.Telemetry{Inverter: packed.Inverter, Points: packed.Points, T0: packed.T0, Count: packed.Count, Data: packed.Data, Window: packed.Window}
 	if packed.Boot != nil {
 		t.Boot = &ingest.Instant{Boot: ingest.BootID(packed.Boot.Boot), Mono: packed.Boot.Mono}
 	}
-	b, err := ingest.Check(t, noon.AddDate(10, 0, 0))
+	checked, err := ingest.Check(t, noon.AddDate(10, 0, 0))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return b
+	return checked
 }
 
 func curve(tb testing.TB, s *Store, q rollup.Query) (parts []rollup.Part) {
@@ -64,8 +71,126 @@ func flat(parts []rollup.Part) (buckets map[int64][]rollup.Stats, energy float64
 	return buckets, energy
 }
 
-// Blocks that come in any order, some before the clock of their boot is known,
-// make the curves that all samples at once make.
+// history is what an inverter measured, and what it must come to.
+type history []ecowatt.Sample
+
+func drawHistory(r *rapid.T, offset int64) (h history) {
+	counter := rapid.Bool().Draw(r, "counter")
+	at, total := offset+5_000, int64(100)
+	for range rapid.IntRange(1, 60).Draw(r, "samples") {
+		at += rapid.SampledFrom([]int64{1000, 60_000, 5 * rollup.Minute, 20 * rollup.Minute, rollup.Chunk}).Draw(r, "dt")
+		total += rapid.Int64Range(0, 9).Draw(r, "counted")
+		shown := rapid.SampledFrom([]int64{total, total, total, total, total, 0}).Draw(r, "shown") // 0 is false
+		h = append(h, ecowatt.Sample{At: at, Values: []ecowatt.Value{
+			{Raw: rapid.Int64Range(0, 5000).Draw(r, "pac"), Valid: rapid.IntRange(0, 5).Draw(r, "gone") > 0},
+			{Raw: shown, Valid: counter},
+		}})
+	}
+	return h
+}
+
+// stats are the buckets of so many ms, counted sample by sample.
+func (h history) stats(size int64) map[int64][]rollup.Stats {
+	buckets := map[int64][]rollup.Stats{}
+	for _, s := range h {
+		for i, v := range s.Values {
+			if !v.Valid {
+				continue
+			}
+			begin := s.At - s.At%size
+			if buckets[begin] == nil {
+				buckets[begin] = make([]rollup.Stats, len(s.Values))
+			}
+			b := &buckets[begin][i]
+			if b.Count == 0 {
+				b.Min, b.Max = v.Raw, v.Raw
+			}
+			b.Min, b.Max, b.Sum, b.Count = min(b.Min, v.Raw), max(b.Max, v.Raw), b.Sum+v.Raw, b.Count+1
+		}
+	}
+	return buckets
+}
+
+// energy is that of buckets of so many ms, Wh, value by value: each belongs to
+// the bucket of the later of two values. A counter that never says anything is
+// none.
+func (h history) energy(size int64) map[int64]float64 {
+	counts := func(s ecowatt.Sample) bool { return s.Values[1].Valid && s.Values[1].Raw > 0 }
+	column, buckets := 0, map[int64]float64{}
+	if slices.ContainsFunc(h, counts) {
+		column = 1
+	}
+	var last *ecowatt.Sample
+	for _, s := range h {
+		v := s.Values[column]
+		if !v.Valid || column == 1 && !counts(s) {
+			continue
+		}
+		begin := s.At - s.At%size
+		buckets[begin] += 0
+		switch {
+		case last == nil:
+		case column == 1:
+			buckets[begin] += float64(v.Raw - last.Values[column].Raw)
+		case s.At-last.At <= 15*rollup.Minute:
+			buckets[begin] += float64(v.Raw+last.Values[column].Raw) / 2 * float64(s.At-last.At) / 3_600_000
+		}
+		last = &s
+	}
+	return buckets
+}
+
+// drawBlocks cuts samples into blocks. Some overlap, some were taken before the
+// clock of their boot was known, and from some sample on the points have another
+// order.
+func drawBlocks(tb testing.TB, r *rapid.T, h history, boot *wire.BootID, offset int64) (blocks []ingest.Block) {
+	tb.Helper()
+	other := rapid.IntRange(0, len(h)).Draw(r, "other points")
+	add := func(samples []ecowatt.Sample, turned bool) {
+		if len(samples) == 0 {
+			return
+		}
+		b, since := ecowatt.Block{Inverter: "roof", Points: curvePoints}, int64(0)
+		var of *wire.BootID
+		if rapid.Bool().Draw(r, "before the clock") {
+			of, since = boot, offset
+		}
+		if turned {
+			b.Points = []string{curvePoints[1], curvePoints[0]}
+		}
+		for _, s := range samples {
+			values := slices.Clone(s.Values)
+			if turned {
+				slices.Reverse(values)
+			}
+			b.Samples = append(b.Samples, ecowatt.Sample{At: s.At - since, Values: values})
+		}
+		blocks = append(blocks, sampledOf(tb, b, of))
+	}
+	for i := 0; i < len(h); {
+		end := len(h)
+		if i < other {
+			end = other
+		}
+		n := rapid.IntRange(1, min(8, end-i)).Draw(r, "block")
+		part, woven := h[i:i+n], rapid.IntRange(0, 3).Draw(r, "woven") == 0
+		var halves [2][]ecowatt.Sample
+		for j, s := range part {
+			half := 0
+			if woven {
+				half = j % 2
+			}
+			halves[half] = append(halves[half], s)
+		}
+		add(halves[0], i >= other)
+		add(halves[1], i >= other)
+		i += n
+	}
+	return blocks
+}
+
+// Blocks that come in any order, some twice, some before the clock of their boot
+// is known, make the curves and the energy that all samples at once make.
 func TestCurvesOfAnyOrder(t *testing.T) {
 	s, devices := open(t), 0
 	rapid.Check(t, func(r *rapid.T) {
@@ -74,61 +199,59 @@ func TestCurvesOfAnyOrder(t *testing.T) {
 		device := add(t, s, name)
 		boot := wire.BootID{9}
 		const offset = 1_780_000_000_000 // of the boot
-		at, total := int64(5_000), int64(100)
-		var samples []ecowatt.Sample
-		for range rapid.IntRange(1, 60).Draw(r, "samples") {
-			at += rapid.SampledFrom([]int64{1000, 60_000, 5 * rollup.Minute, 20 * rollup.Minute, rollup.Chunk}).Draw(r, "dt")
-			total += rapid.Int64Range(0, 9).Draw(r, "counted")
-			samples = append(samples, ecowatt.Sample{At: at, Values: []ecowatt.Value{
-				{Raw: rapid.Int64Range(0, 5000).Draw(r, "pac"), Valid: rapid.IntRange(0, 5).Draw(r, "gone") > 0}, ecowatt.Known(total),
-			}})
-		}
-		var blocks []ingest.Block
-		for rest := samples; len(rest) > 0; {
-			n := rapid.IntRange(1, min(8, len(rest))).Draw(r, "block")
-			part := slices.Clone(rest[:n])
-			if rapid.Bool().Draw(r, "before the clock") {
-				blocks = append(blocks, sampled(t, part, &boot))
-			} else {
-				for i := range part {
-					part[i].At += offset
-				}
-				blocks = append(blocks, sampled(t, part, nil))
+		h := drawHistory(r, offset)
+		var messages []ingest.Message
+		for i, b := range drawBlocks(t, r, h, &boot, offset) {
+			m := ingest.Message{ID: [16]byte{byte(i)}, Kind: ingest.KindTelemetry, Block: &b}
+			for range rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(r, "times") {
+				messages = append(messages, m)
 			}
-			rest = rest[n:]
 		}
-		for i := range samples {
-			samples[i].At += offset
-		}
-		blocks = rapid.Permutation(blocks).Draw(r, "order")
-		known := rapid.IntRange(0, len(blocks)).Draw(r, "clock")
-		for i, b := range blocks {
+		messages = rapid.Permutation(messages).Draw(r, "order")
+		known := rapid.IntRange(0, len(messages)).Draw(r, "clock")
+		for i, m := range messages {
 			if i == known {
 				observe(t, s, device, ingest.BootID(boot), offset)
 			}
-			keep(t, s, device, b)
+			do(t, s, func(tx *Tx) error {
+				_, err := tx.Take(device, m, noon)
+				return err
+			})
 		}
 		observe(t, s, device, ingest.BootID(boot), offset)
 
-		minutes, quarters := rollup.Collect(curvePoints, samples, 0)
-		for _, x := range []struct {
-			step time.Duration
-			want rollup.Table
-			size int64
-		}{{time.Minute, minutes, rollup.Minute}, {15 * time.Minute, quarters, rollup.Quarter}} {
-			want := map[int64][]rollup.Stats{}
-			for _, row := range x.want {
-				want[row.N*x.size] = row.Stats
+		for _, step := range []time.Duration{time.Minute, 15 * time.Minute, 6 * time.Hour} {
+			q := rollup.Query{Device: ecowatt.DeviceID(name), From: time.UnixMilli(0), To: noon.AddDate(10, 0, 0), Points: curvePoints, Step: step}
+			parts := curve(t, s, q)
+			got, _ := flat(parts)
+			maps.DeleteFunc(got, func(_ int64, s []rollup.Stats) bool { return s[0].Count+s[1].Count == 0 })
+			if diff := cmp.Diff(h.stats(step.Milliseconds()), got); diff != "" {
+				r.Fatalf("a curve of %v (-want +got):\n%s", step, diff)
 			}
-			got, energy := flat(curve(t, s, rollup.Query{Device: ecowatt.DeviceID(name), From: time.UnixMilli(0), To: noon.AddDate(10, 0, 0), Step: x.step}))
-			if diff := cmp.Diff(want, got); diff != "" {
-				r.Fatalf("a curve of %v (-want +got):\n%s", x.step, diff)
+			if step == time.Minute {
+				continue
 			}
-			if counted := float64(total) - float64(samples[0].Values[1].Raw); x.size == rollup.Quarter && energy != counted {
-				r.Fatalf("%v Wh, the counter went up by %v", energy, counted)
+			q.Energy, q.Points = true, nil
+			for _, parts := range [][]rollup.Part{parts, curve(t, s, q)} {
+				if diff := cmp.Diff(h.energy(step.Milliseconds()), energies(parts), cmpopts.EquateApprox(0, 1e-6)); diff != "" {
+					r.Fatalf("energy by %v (-want +got):\n%s", step, diff)
+				}
 			}
 		}
 	})
+}
+
+// energies are the buckets of which the energy is known.
+func energies(parts []rollup.Part) map[int64]float64 {
+	all := map[int64]float64{}
+	for _, p := range parts {
+		for _, b := range p.Buckets {
+			if b.HasEnergy {
+				all[b.Begin] = b.Energy
+			}
+		}
+	}
+	return all
 }
 
 func observe(tb testing.TB, s *Store, device int64, boot ingest.BootID, offset int64) {
