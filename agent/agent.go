@@ -22,6 +22,7 @@ import (
 
 	"ecowatt"
 	"ecowatt/agent/identity"
+	"ecowatt/agent/update"
 	"ecowatt/agent/uplink"
 	"ecowatt/internal/disk"
 	"ecowatt/wire"
@@ -40,6 +41,14 @@ type Options struct {
 	// (systemd.exec(5), CREDENTIALS_DIRECTORY); "" for none. The one named
 	// identity.StorageCredential seals the keys in Dir.
 	Credentials string
+
+	Launch Launch // the zero value where nobody would start another agent
+}
+
+// Launch is how the launcher has started the agent.
+type Launch struct {
+	Beats  io.Writer     // takes heartbeats; nil where no launcher has started it
+	Stable time.Duration // for how long an image on trial has to do well; 0 for update.StableTime
 }
 
 // Run is the agent of the gateway's folder until ctx ends, which is no error.
@@ -92,6 +101,9 @@ func open(o Options, now func() time.Duration) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Launch.Stable <= 0 {
+		o.Launch.Stable = update.StableTime
+	}
 	firmware, err := runningFirmware()
 	if err != nil {
 		return nil, err
@@ -113,6 +125,9 @@ func open(o Options, now func() time.Duration) (*device, error) {
 		transport: client,
 		inverters: dialModbus(settings.Inverters),
 		firmware:  firmware,
+		source:    client,
+		free:      freeRoom(o.Dir),
+		launch:    o.Launch,
 		random:    rand.Reader,
 		log:       o.Log,
 	})

@@ -52,6 +52,8 @@ func (s Settings) own() parameter.Values {
 		parameter.FlushInterval:     inSeconds(s.FlushInterval),
 		parameter.LogLevel:          levelWord(s.LogLevel),
 		parameter.NightMode:         s.NightMode,
+		parameter.UpdateWindow:      s.UpdateWindow,
+		parameter.DownloadBudget:    s.DownloadBudget,
 	}
 }
 
@@ -104,7 +106,14 @@ func (d *device) apply() {
 	if l, err := parseLevel(level); err == nil {
 		d.level.Set(l)
 	}
-	if slot := config.Seconds(v[parameter.UploadInterval]); slot != d.slotLength {
+	window, _ := v[parameter.UpdateWindow].(string)
+	budget, _ := v[parameter.DownloadBudget].(int64)
+	d.updates.taking.Store(&taking{window: window, budget: uint64(budget)})
+	slot := config.Seconds(v[parameter.UploadInterval])
+	if d.updates.trial.Load() {
+		slot = min(slot, trialSlot)
+	}
+	if slot != d.slotLength {
 		d.slotLength = slot
 		d.uplink.SetInterval(slot)
 	}

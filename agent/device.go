@@ -15,6 +15,7 @@ import (
 	"ecowatt/agent/command"
 	"ecowatt/agent/config"
 	"ecowatt/agent/identity"
+	"ecowatt/agent/update"
 	"ecowatt/agent/uplink"
 	"ecowatt/internal/disk"
 	"ecowatt/key"
@@ -32,7 +33,10 @@ type parts struct {
 	now       func() time.Duration // since that boot
 	transport uplink.Transport
 	inverters func(InverterSettings) command.Line
-	firmware  wire.Firmware
+	firmware  wire.Firmware // what the program knows of itself
+	source    update.Source
+	free      func() (uint64, error) // bytes of the disk that are free
+	launch    Launch
 	random    io.Reader // a cryptographic source
 	log       io.Writer
 }
@@ -52,6 +56,8 @@ type device struct {
 	inForce atomic.Pointer[ConfigStatus]
 	packing atomic.Pointer[Packing] // of the next pack; never nil
 	control *control
+	updates *updates
+	pulse   *pulse
 
 	// Only talk touches what follows.
 	listening  listening
@@ -64,7 +70,7 @@ type device struct {
 
 // newDevice opens the buffer and makes what works on it. It starts nothing.
 func newDevice(p parts) (*device, error) {
-	d := &device{parts: p, reports: &reports{}}
+	d := &device{parts: p, reports: &reports{}, pulse: &pulse{now: p.now}}
 	d.level.Set(p.settings.LogLevel)
 	d.logger = newLogger(p.log, &d.level, d.reports, p.now)
 	for _, torn := range p.identity.Torn {
@@ -75,6 +81,7 @@ func newDevice(p parts) (*device, error) {
 		d.logger.Error("the key files cannot be put in order", "code", codeNotMended, "error", err)
 	}
 	d.clock = openClock(p.folder, p.boot, d.logger)
+	d.tellEnds()
 	now := p.now()
 	for _, in := range p.settings.Inverters {
 		poller, err := d.newPoller(in)
@@ -115,6 +122,7 @@ func newDevice(p parts) (*device, error) {
 	if d.control, err = newControl(d); err != nil {
 		return nil, err
 	}
+	d.updates = newUpdates(d)
 	d.apply()
 	d.tellConfig(d.config.Answer())
 	return d, nil
@@ -126,14 +134,20 @@ func (d *device) run(ctx context.Context, dir string) error {
 	tell := func(ctx context.Context) error { return serveStatus(ctx, dir, d.status, d.logger) }
 	err := together(ctx, append(d.loops(), tell)...)
 	d.logger.Info("agent stops")
+	if errors.Is(err, errMakeWay) {
+		return nil
+	}
 	return err
 }
 
 // loops returns what a device does until their context ends.
 func (d *device) loops() []func(context.Context) error {
 	loops := []func(context.Context) error{
-		d.talk, d.control.run,
+		d.talk, d.control.run, d.updates.run,
 		func(ctx context.Context) error { return d.queue.flushing(ctx, d.now) },
+	}
+	if d.launch.Beats != nil {
+		loops = append(loops, func(ctx context.Context) error { return d.pulse.run(ctx, d.launch.Beats, d.logger) })
 	}
 	for i, p := range d.pollers {
 		in := d.settings.Inverters[i]

@@ -125,7 +125,7 @@ func simSettings(t *testing.T) Settings {
 		CloudURL:         "http://cloud",
 		Inverters:        []InverterSettings{{Name: "inv1", Unit: 17, Profile: p, Points: []string{"vac1", "pac"}}},
 		SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second,
-		BufferLimit: 64 << 20, LogLevel: slog.LevelDebug, Hardware: "test", Compression: "best", NightMode: "slow",
+		BufferLimit: 64 << 20, LogLevel: slog.LevelDebug, Hardware: "test", Compression: "best", NightMode: "slow", UpdateWindow: "always",
 	}
 }
 

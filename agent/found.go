@@ -92,9 +92,11 @@ func (d *device) newPoller(in InverterSettings) (*acquire.Poller, error) {
 // poll samples one inverter until ctx ends. A sample that cannot be kept is
 // lost, and told by the queue; sampling goes on.
 func (d *device) poll(ctx context.Context, p *acquire.Poller, in InverterSettings, wanted chan polling) error {
-	told := p.Found()
+	told, loop := p.Found(), d.pulse.loop("inverter "+in.Name)
 	for {
-		w, changed, ok := sleepOr(ctx, p.Next(d.now().Milliseconds()), wanted)
+		wait := p.Next(d.now().Milliseconds())
+		loop.waits(wait)
+		w, changed, ok := sleepOr(ctx, wait, wanted)
 		if !ok {
 			return nil
 		}

@@ -122,7 +122,9 @@ func hear(a wire.Answer) heard {
 // talk makes an exchange whenever one is due, until ctx ends: in every slot; when
 // a command has a result; and, where the settings say so, one that is held open.
 func (d *device) talk(ctx context.Context) error {
+	loop := d.pulse.loop("talk")
 	for ctx.Err() == nil {
+		loop.waits(0)
 		now, line := d.now(), d.uplink.Status()
 		if now >= line.Next {
 			d.slot(ctx)
@@ -138,9 +140,12 @@ func (d *device) talk(ctx context.Context) error {
 		if hold > 0 {
 			wait = 0
 		}
+		loop.waits(wait)
 		pause := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+		case <-d.updates.proven:
+			d.apply()
 		case <-news:
 			d.errand(ctx, 0)
 		case <-pause.C:

@@ -71,12 +71,16 @@ var ErrNoSettings = errors.New("there are no settings")
 //	payload_cap        largest telemetry message in bytes, 0 (none, if not given) or 256 … 65536
 //	aggregation_window s that are sent as one mean, minimum and maximum, 0 (none, if not given) … 3600
 //	night_mode         how an inverter is polled that sleeps or is away: slow (if not given) or full
+//	update_window      when firmware is taken: always (if not given), sun_down (while no inverter
+//	                   answers), or hours in UTC, such as 22:00-04:30
+//	download_budget    bytes of firmware that are fetched between two exchanges, 0 (no bound, if not
+//	                   given) or 16384 … 1073741824
 //	fixed              the names of parameters that the cloud may not change, see docs/configuration.md
 //	hold               longest time in s for which a request is held open between two exchanges, so
 //	                   that a command comes at once, 0 … 20; 0, never, if not given
 //	allow_control      whether the inverters may be written; false if not given
 //	write_budget       how often a day a register that wears out may be written, 1 … 10000; 100 if not given
-//	hardware           what the gateway is, for people
+//	hardware           what the gateway is: firmware is taken that names exactly this
 type Settings struct {
 	CloudURL         string // where the cloud is, instead of what the enrolment file said; usually empty
 	Inverters        []InverterSettings
@@ -90,12 +94,14 @@ type Settings struct {
 	PayloadCap        int64         // bytes; 0 for none
 	AggregationWindow time.Duration // 0 for none
 	NightMode         string        // "slow" or "full"
+	UpdateWindow      string        // "always", "sun_down" or hours, see parameter.ParseHours
+	DownloadBudget    int64         // bytes; 0 for no bound
 	Fixed             []string      // names of parameters that the cloud may not change
 
 	AllowControl bool          // whether the inverter may be written at all
 	Hold         time.Duration // longest time that a request is held open between two exchanges; 0: never
 	WriteBudget  int           // writes per day of a register that wears out
-	Hardware     string        // what the gateway is, for the inventory
+	Hardware     string        // what the gateway is, for the inventory and for firmware
 }
 
 // settingsFile is the file as it stands.
@@ -112,6 +118,8 @@ type settingsFile struct {
 	PayloadCap        any      `yaml:"payload_cap"`
 	AggregationWindow any      `yaml:"aggregation_window"`
 	NightMode         any      `yaml:"night_mode"`
+	UpdateWindow      any      `yaml:"update_window"`
+	DownloadBudget    any      `yaml:"download_budget"`
 	Fixed             []string `yaml:"fixed"`
 
 	AllowControl bool     `yaml:"allow_control"`
@@ -243,6 +251,7 @@ func (file settingsFile) parameters(s *Settings) error {
 	for name, given := range map[string]any{
 		parameter.Compression: file.Compression, parameter.PayloadCap: file.PayloadCap,
 		parameter.AggregationWindow: file.AggregationWindow, parameter.NightMode: file.NightMode,
+		parameter.UpdateWindow: file.UpdateWindow, parameter.DownloadBudget: file.DownloadBudget,
 	} {
 		spec, _ := parameter.Find(name)
 		if given == nil {
@@ -263,6 +272,8 @@ func (file settingsFile) parameters(s *Settings) error {
 	s.PayloadCap, _ = values[parameter.PayloadCap].(int64)
 	s.AggregationWindow = config.Seconds(values[parameter.AggregationWindow])
 	s.NightMode, _ = values[parameter.NightMode].(string)
+	s.UpdateWindow, _ = values[parameter.UpdateWindow].(string)
+	s.DownloadBudget, _ = values[parameter.DownloadBudget].(int64)
 	s.Fixed = file.Fixed
 	return nil
 }

@@ -31,7 +31,7 @@ func TestParseSettings(t *testing.T) {
 	}{
 		{"least", simInverter, Settings{
 			Inverters:        []InverterSettings{{Name: "inv1", Connect: modbus.Endpoint{Kind: modbus.KindTCP, Address: "192.168.1.20:502"}, Unit: 17, Profile: sim, Points: sim.PointNames()}},
-			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, WriteBudget: 100, LogLevel: slog.LevelInfo, Compression: "best", NightMode: "slow",
+			SamplingInterval: 5 * time.Second, UploadInterval: 15 * time.Minute, FlushInterval: 10 * time.Second, BufferLimit: 64 << 20, WriteBudget: 100, LogLevel: slog.LevelInfo, Compression: "best", NightMode: "slow", UpdateWindow: "always",
 		}},
 		{"everything", `
 cloud_url: http://127.0.0.1:8080/
@@ -54,6 +54,8 @@ compression: none
 payload_cap: 2048
 aggregation_window: 60
 night_mode: full
+update_window: 22:00-04:30
+download_budget: 65536
 fixed: [log_level, upload_interval]
 allow_control: true
 hardware: demo
@@ -65,7 +67,7 @@ hardware: demo
 			},
 			SamplingInterval: 2500 * time.Millisecond, UploadInterval: 15 * time.Second, BufferLimit: 1 << 20, WriteBudget: 100,
 			LogLevel: slog.LevelDebug, AllowControl: true, Hardware: "demo",
-			Compression: "none", PayloadCap: 2048, AggregationWindow: time.Minute, NightMode: "full", Fixed: []string{"log_level", "upload_interval"},
+			Compression: "none", PayloadCap: 2048, AggregationWindow: time.Minute, NightMode: "full", UpdateWindow: "22:00-04:30", DownloadBudget: 65536, Fixed: []string{"log_level", "upload_interval"},
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -115,6 +117,8 @@ func TestParseSettingsRefuses(t *testing.T) {
 		{"cap too small", with("payload_cap: 100"), "payload_cap: 100 is not in 0, 256 … 65536 byte"},
 		{"window", with("aggregation_window: 1.5"), "aggregation_window: 1.5 is not a whole number"},
 		{"night", with("night_mode: dark"), "night_mode: "},
+		{"window", with("update_window: nightly"), "update_window: "},
+		{"budget", with("download_budget: 1"), "download_budget: "},
 		{"fixed", with("fixed: [sampling]"), `fixed: there is no parameter "sampling"`},
 		{"control", with("allow_control: perhaps"), "line 4"},
 		{"hardware too long", with("hardware: " + strings.Repeat("x", 65)), "hardware: "},

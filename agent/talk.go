@@ -75,7 +75,7 @@ func (d *device) exchange(ctx context.Context, a attempt) (heard, error) {
 		if !d.uplink.Status().Recovery {
 			sent = d.queue.next(room)
 		}
-		q := wire.Request{Firmware: &d.firmware, Epochs: d.keys.epochs()}
+		q := wire.Request{Firmware: d.updates.firmware.Load(), Epochs: d.keys.epochs()}
 		for _, m := range sent {
 			q.Messages = append(q.Messages, wireMessage(m))
 		}
@@ -93,11 +93,8 @@ func (d *device) exchange(ctx context.Context, a attempt) (heard, error) {
 	d.noteAttempt(nil, a.begins)
 	told := d.configure(answer.Config)
 	d.control.deliver(answer.Commands, ids)
-	now := int64(0)
-	if wall := d.uplink.Clock().Wall(d.now()); wall != nil {
-		now = wall.At
-	}
-	rekeyed := d.keys.answered(answer.KeyOffer, now)
+	d.updates.deliver(answer.Firmware, a.begins)
+	rekeyed := d.keys.answered(answer.KeyOffer, d.wall())
 	stats, _ := d.queue.stats()
 	h := hear(answer)
 	h.settled, h.recovery = len(ids), d.uplink.Status().Recovery

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"ecowatt"
 )
@@ -70,6 +71,8 @@ func (s Spec) Check(v any) (canonical any, problem *Problem) {
 		return s.checkNumber(v)
 	case Word:
 		return s.checkWord(v)
+	case Hours:
+		return s.checkHours(v)
 	case Points:
 		return s.checkPoints(v)
 	}
@@ -123,6 +126,33 @@ func (s Spec) checkWord(v any) (any, *Problem) {
 		return nil, s.problem(OutOfRange, "%.40q is none of %s", w, s.Range())
 	}
 	return w, nil
+}
+
+func (s Spec) checkHours(v any) (any, *Problem) {
+	text, ok := v.(string)
+	if !ok {
+		return nil, s.problem(WrongType, "%s is neither a word nor hours", describe(v))
+	}
+	if _, _, ok := ParseHours(text); !ok && !slices.Contains(s.Words, text) {
+		return nil, s.problem(OutOfRange, "%.40q is none of %s", text, s.Range())
+	}
+	return text, nil
+}
+
+// ParseHours returns the minutes of the day at which hours such as "22:00-04:30"
+// begin and end. The end may be before the beginning: that is over midnight.
+func ParseHours(text string) (from, to int, ok bool) {
+	if len(text) != len("22:00-04:30") || text[5] != '-' {
+		return 0, 0, false
+	}
+	from, okFrom := minuteOf(text[:5])
+	to, okTo := minuteOf(text[6:])
+	return from, to, okFrom && okTo && from != to
+}
+
+func minuteOf(text string) (int, bool) {
+	t, err := time.Parse("15:04", text)
+	return t.Hour()*60 + t.Minute(), err == nil
 }
 
 func (s Spec) checkPoints(v any) (any, *Problem) {

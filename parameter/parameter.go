@@ -25,6 +25,8 @@ const (
 	FlushInterval     = "flush_interval"
 	LogLevel          = "log_level"
 	NightMode         = "night_mode"
+	UpdateWindow      = "update_window"
+	DownloadBudget    = "download_budget"
 )
 
 // Type says what the values of a parameter are.
@@ -34,6 +36,7 @@ type Type byte
 const (
 	Number Type = iota // a whole number: int64
 	Word               // one of a list: string
+	Hours              // one of a list, or the hours between two times of the day, "22:00-04:30": string
 	Points             // points of inverters: []any of names for all inverters, or map[string]any of such lists
 )
 
@@ -44,6 +47,8 @@ func (t Type) String() string {
 		return "number"
 	case Word:
 		return "word"
+	case Hours:
+		return "hours"
 	case Points:
 		return "points"
 	}
@@ -63,7 +68,7 @@ type Spec struct {
 	Unit     string   // of a Number; empty for none
 	Min, Max float64  // of a Number, inclusive
 	None     bool     // 0 is taken as well, whatever Min says, and stands for none
-	Words    []string // of a Word, in an order that means something to people
+	Words    []string // of a Word or Hours, in an order that means something to people
 	// Default is what a device has whose settings file says nothing. It is nil
 	// for Points: all that the inverters have.
 	Default any
@@ -118,6 +123,14 @@ func specs() []Spec {
 			Name: NightMode, Type: Word, Words: []string{"slow", "full"}, Default: "slow",
 			Help: "How an inverter is polled that sleeps or does not answer: slow about once a minute, full at every sampling interval.",
 		},
+		{
+			Name: UpdateWindow, Type: Hours, Words: []string{"always", "sun_down"}, Default: "always",
+			Help: "When firmware is fetched and put on trial: always, while no inverter answers (sun_down), or between two times of the day in UTC.",
+		},
+		{
+			Name: DownloadBudget, Type: Number, Unit: "byte", Min: 16384, Max: 1 << 30, None: true, Default: int64(0),
+			Help: "Most that is fetched of firmware between two exchanges. 0: no bound.",
+		},
 	}
 }
 
@@ -163,6 +176,8 @@ func (s Spec) Range() string {
 	switch s.Type {
 	case Word:
 		return strings.Join(s.Words, ", ")
+	case Hours:
+		return strings.Join(s.Words, ", ") + ", HH:MM-HH:MM"
 	case Points:
 		return "names of points"
 	case Number:
@@ -198,6 +213,9 @@ func (s Spec) Schema() map[string]any {
 			words[i] = w
 		}
 		schema["enum"] = words
+	case Hours:
+		schema["type"] = "string"
+		schema["pattern"] = `^(` + strings.Join(s.Words, "|") + `|([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)$`
 	case Points:
 		points := map[string]any{
 			"type": "array", "minItems": 1, "maxItems": MaxPoints, "uniqueItems": true,

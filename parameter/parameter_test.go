@@ -57,6 +57,22 @@ func TestCheck(t *testing.T) {
 		{"log_level", "DEBUG", nil, parameter.OutOfRange},
 		{"night_mode", "full", "full", ""},
 		{"night_mode", "off", nil, parameter.OutOfRange},
+		{"update_window", "always", "always", ""},
+		{"update_window", "sun_down", "sun_down", ""},
+		{"update_window", "22:00-04:30", "22:00-04:30", ""},
+		{"update_window", "00:00-23:59", "00:00-23:59", ""},
+		{"update_window", "22:00-22:00", nil, parameter.OutOfRange},
+		{"update_window", "24:00-04:30", nil, parameter.OutOfRange},
+		{"update_window", "2:00-04:30", nil, parameter.OutOfRange},
+		{"update_window", "22:00-4:300", nil, parameter.OutOfRange},
+		{"update_window", "22:00+04:30", nil, parameter.OutOfRange},
+		{"update_window", "at night", nil, parameter.OutOfRange},
+		{"update_window", "", nil, parameter.OutOfRange},
+		{"update_window", 22, nil, parameter.WrongType},
+		{"download_budget", 0, int64(0), ""},
+		{"download_budget", 16384, int64(16384), ""},
+		{"download_budget", 16383, nil, parameter.OutOfRange},
+		{"download_budget", 1<<30 + 1, nil, parameter.OutOfRange},
 		{"registers", list("vac1", "pac"), list("pac", "vac1"), ""},
 		{"registers", []string{"pac"}, list("pac"), ""},
 		{"registers", map[string]any{"inv1": list("b", "a")}, map[string]any{"inv1": list("a", "b")}, ""},
@@ -144,6 +160,8 @@ func drawValue(t *rapid.T, s parameter.Spec) any {
 		v = rapid.Int64Range(int64(s.Min), int64(s.Max)).Draw(t, "number")
 	case parameter.Word:
 		v = rapid.SampledFrom(s.Words).Draw(t, "word")
+	case parameter.Hours:
+		v = rapid.SampledFrom(append(s.Words, "22:00-04:30")).Draw(t, "hours")
 	case parameter.Points:
 		v = points.Draw(t, "points")
 		if rapid.Bool().Draw(t, "by inverter") {
@@ -217,10 +235,20 @@ func TestLists(t *testing.T) {
 	}
 }
 
+func TestParseHours(t *testing.T) {
+	if from, to, ok := parameter.ParseHours("22:00-04:30"); from != 22*60 || to != 4*60+30 || !ok {
+		t.Errorf("%d to %d, %v", from, to, ok)
+	}
+	if _, _, ok := parameter.ParseHours("always"); ok {
+		t.Error("always is not hours")
+	}
+}
+
 func TestSchema(t *testing.T) {
 	for name, want := range map[string]string{
 		"upload_interval":    `{"default":900,"maximum":86400,"minimum":1,"type":"integer"}`,
 		"aggregation_window": `{"anyOf":[{"const":0},{"maximum":3600,"minimum":1}],"default":0,"type":"integer"}`,
+		"update_window":      `{"default":"always","pattern":"^(always|sun_down|([01]\\d|2[0-3]):[0-5]\\d-([01]\\d|2[0-3]):[0-5]\\d)$","type":"string"}`,
 		"night_mode":         `{"default":"slow","enum":["slow","full"],"type":"string"}`,
 		"registers": `{"anyOf":[{"items":{"type":"string"},"maxItems":256,"minItems":1,"type":"array","uniqueItems":true},` +
 			`{"additionalProperties":{"items":{"type":"string"},"maxItems":256,"minItems":1,"type":"array","uniqueItems":true},"maxProperties":32,"minProperties":1,"type":"object"}]}`,

@@ -22,7 +22,7 @@ func Parse(name, text string) (any, *Problem) {
 			return s.Check(text)
 		}
 		return s.Check(n)
-	case Word:
+	case Word, Hours:
 		return s.Check(text)
 	case Points:
 		return s.Check(parsePoints(text))

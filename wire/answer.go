@@ -102,8 +102,9 @@ type FirmwareOffer struct {
 	Manifest    [32]byte // SHA-256 of the manifest
 	Envelope    []byte
 	Content     key.Content
-	Path        string // of the artifact
+	Path        string // of the folder of artifacts
 	RootUpdates [][]byte
+	Downgrades  [][]byte // signed statements that let devices go back to an older release
 }
 
 // Failure says why a request that opened had no effect at all.
@@ -216,6 +217,13 @@ func (w *writer) firmwareOffer(o FirmwareOffer) {
 	for _, b := range o.RootUpdates {
 		u.bytes(b)
 	}
+	if len(o.Downgrades) > 0 {
+		u := t.key(6)
+		u.array(len(o.Downgrades))
+		for _, b := range o.Downgrades {
+			u.bytes(b)
+		}
+	}
 }
 
 // DecodeAnswer reads the body of an RSP. The error wraps ErrSchema.
@@ -308,6 +316,8 @@ func (r *reader) firmwareOffer() *FirmwareOffer {
 			o.Path = r.text()
 		case 5:
 			r.list(func() { o.RootUpdates = append(o.RootUpdates, r.bytes()) })
+		case 6:
+			r.list(func() { o.Downgrades = append(o.Downgrades, r.bytes()) })
 		default:
 			return false
 		}

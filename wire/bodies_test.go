@@ -77,7 +77,7 @@ func fullAnswer(tb testing.TB) Answer {
 			{repeat[CommandID](2), 2, 1_700_000_600_000, "restart_agent", map[string]any{}},
 		},
 		KeyOffer: &KeyOffer{Epoch: 2, ID: repeat[key.ID](8), Key: device, Burn: true},
-		Firmware: &FirmwareOffer{Manifest: [32]byte{3}, Envelope: []byte("envelope"), Content: content, Path: "/v1/artifacts/00", RootUpdates: [][]byte{[]byte("root 2")}},
+		Firmware: &FirmwareOffer{Manifest: [32]byte{3}, Envelope: []byte("envelope"), Content: content, Path: "/v1/artifacts/00", RootUpdates: [][]byte{[]byte("root 2")}, Downgrades: [][]byte{[]byte("back to 3")}},
 		NextSlot: 900 * time.Second, Checkpoint: "a signed note",
 		Failure: &Failure{Code: ExchangeSchema, Text: "key 2: an array of 2 elements expected"},
 	}

@@ -117,6 +117,7 @@ func TestCodes(t *testing.T) {
 	good := map[string]any{
 		"sampling_interval": 10, "upload_interval": 60, "registers": list("pac"), "compression": "fast", "payload_cap": 1024,
 		"aggregation_window": 60, "flush_interval": 60, "log_level": "debug", "night_mode": "full",
+		"update_window": "sun_down", "download_budget": 65536,
 	}
 	for _, s := range parameter.All() {
 		name := s.Name
@@ -128,7 +129,7 @@ func TestCodes(t *testing.T) {
 		switch s.Type {
 		case parameter.Number:
 			bad[parameter.OutOfRange] = map[string]any{name: s.Max + 1}
-		case parameter.Word:
+		case parameter.Word, parameter.Hours:
 			bad[parameter.OutOfRange] = map[string]any{name: "any"}
 		case parameter.Points:
 			bad[parameter.OutOfRange] = map[string]any{name: list()}

@@ -91,6 +91,67 @@ func (c *Client) Post(ctx context.Context, path string, msg []byte, limit int) (
 	return Reply{Status: response.StatusCode, Body: body}, nil
 }
 
+// stallTime is for how long a file may not go on before it is given up.
+const stallTime = 60 * time.Second
+
+// Get asks for n bytes of the file at path, from an offset on, and returns where
+// the body begins: there, or at 0 where the server sends the whole file instead.
+// What comes is bounded by nothing but its reader. It is given up when it does not
+// go on for a minute.
+func (c *Client) Get(ctx context.Context, path string, from, n uint64) (at uint64, body io.ReadCloser, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	stalled := time.AfterFunc(stallTime, cancel)
+	end := func() { stalled.Stop(); cancel() }
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base.JoinPath(path).String(), nil)
+	if err != nil {
+		end()
+		return 0, nil, fmt.Errorf("making a request: %w", err)
+	}
+	request.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, from+n-1))
+	request.Header.Set("User-Agent", "ecowatt-agent")
+	response, err := c.http.Do(request)
+	if err != nil {
+		end()
+		return 0, nil, fmt.Errorf("asking for a file: %w", err)
+	}
+	switch response.StatusCode {
+	case http.StatusOK:
+	case http.StatusPartialContent:
+		if _, err = fmt.Sscanf(response.Header.Get("Content-Range"), "bytes %d-", &at); err != nil {
+			err = fmt.Errorf("the server says %.60q of what it sends: %w", response.Header.Get("Content-Range"), err)
+		}
+	default:
+		err = fmt.Errorf("the server answers %.60q to a request for %d bytes from %d on", response.Status, n, from)
+	}
+	if err != nil {
+		response.Body.Close()
+		end()
+		return 0, nil, err
+	}
+	return at, &file{body: response.Body, stalled: stalled, end: end}, nil
+}
+
+// file is the body of a file that may stall.
+type file struct {
+	body    io.ReadCloser
+	stalled *time.Timer
+	end     func()
+}
+
+func (f *file) Read(p []byte) (int, error) {
+	n, err := f.body.Read(p)
+	if n > 0 {
+		f.stalled.Reset(stallTime)
+	}
+	return n, err
+}
+
+// Close ends the request, whether all of it was read or not.
+func (f *file) Close() error {
+	f.end()
+	return f.body.Close()
+}
+
 // Close closes the idle connection, if there is one.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

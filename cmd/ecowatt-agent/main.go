@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"ecowatt"
 	"ecowatt/agent"
@@ -37,6 +39,14 @@ const ownProgram = "/proc/self/exe"
 // credentialsVariable is the environment variable in which systemd names the folder of a
 // service's credentials (systemd.exec(5)).
 const credentialsVariable = "CREDENTIALS_DIRECTORY"
+
+// Environment variables of the launcher: which file descriptor takes heartbeats
+// (launch.HeartbeatVariable), and for how long an image on trial has to do well
+// before it is confirmed, 5 minutes where that is not said.
+const (
+	heartbeatVariable = "ECOWATT_HEARTBEAT"
+	stableVariable    = "ECOWATT_TRIAL_STABLE"
+)
 
 // Exit codes.
 const (
@@ -129,7 +139,7 @@ func dispatch(ctx context.Context, args []string, getenv func(string) string, st
 	case "enroll":
 		return topic + " enroll", enroll(rest, getenv(credentialsVariable), stdout)
 	case "run":
-		return topic + " run", runAgent(ctx, rest, getenv(credentialsVariable), stdout, stderr)
+		return topic + " run", runAgent(ctx, rest, getenv, stdout, stderr)
 	case "status":
 		return topic + " status", status(ctx, rest, stdout)
 	case "version", "--version":
@@ -203,7 +213,7 @@ func enroll(args []string, credentials string, stdout io.Writer) error {
 	return err
 }
 
-func runAgent(ctx context.Context, args []string, credentials string, stdout, stderr io.Writer) error {
+func runAgent(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
 	c := newCommand(runUsage)
 	config := c.flags.String("config", "", "")
 	if _, err := c.parse(args, stdout); err != nil {
@@ -211,8 +221,37 @@ func runAgent(ctx context.Context, args []string, credentials string, stdout, st
 	}
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
-	return agent.Run(ctx, agent.Options{Dir: *c.dir, Config: *config, Log: stderr, Credentials: credentials})
+	launch, err := launched(getenv)
+	if err != nil {
+		return err
+	}
+	return agent.Run(ctx, agent.Options{Dir: *c.dir, Config: *config, Log: stderr, Credentials: getenv(credentialsVariable), Launch: launch})
 }
+
+// launched is how the launcher has started this program, as its environment says.
+func launched(getenv func(string) string) (agent.Launch, error) {
+	var l agent.Launch
+	if text := getenv(heartbeatVariable); text != "" {
+		fd, err := strconv.Atoi(text)
+		if err != nil || fd <= 2 {
+			return l, fmt.Errorf("%s: %.40q is not a file descriptor of the launcher", heartbeatVariable, text)
+		}
+		l.Beats = pipe(fd)
+	}
+	if text := getenv(stableVariable); text != "" {
+		var err error
+		if l.Stable, err = time.ParseDuration(text); err != nil || l.Stable <= 0 {
+			return l, fmt.Errorf("%s: %.40q is not a time such as 5m", stableVariable, text)
+		}
+	}
+	return l, nil
+}
+
+// pipe is an open file descriptor to write to. It stays open when the program begins
+// anew, which goes on with it.
+type pipe int
+
+func (p pipe) Write(b []byte) (int, error) { return syscall.Write(int(p), b) }
 
 func status(ctx context.Context, args []string, stdout io.Writer) error {
 	c := newCommand(statusUsage)

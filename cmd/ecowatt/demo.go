@@ -415,7 +415,8 @@ func (d *demo) startRoofs(ctx context.Context) error {
 		}
 		program := filepath.Join("slots", "a", "ecowatt-agent")
 		if have, err := os.ReadFile(filepath.Join(d.roofDir(name), program)); err != nil || !bytes.Equal(have, agent) {
-			if err := disk.WriteFile(dir, program, agent, 0o700); err != nil {
+			// The record of the slots is of the program that was there.
+			if err := errors.Join(disk.Delete(dir, "boot.json"), disk.WriteFile(dir, program, agent, 0o700)); err != nil {
 				return fmt.Errorf("%s: filling slot a: %w", name, err)
 			}
 		}

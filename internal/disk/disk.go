@@ -55,6 +55,7 @@ type FS interface {
 // File is an open file. It is used by one goroutine at a time.
 type File interface {
 	io.ReadWriteCloser
+	io.ReaderAt // of a file that was opened to be read
 	// Sync returns when what was written is on the disk.
 	Sync() error
 }

@@ -443,6 +443,19 @@ func (f *file) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	if err := f.check("read", !f.writes); err != nil {
+		return 0, err
+	}
+	n := copy(p, f.n.content[min(off, int64(len(f.n.content))):])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
 func (f *file) Write(p []byte) (int, error) {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
