@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -48,6 +49,8 @@ type cloud struct {
 	acks     []wire.ConfigAck
 	commands []wire.Command // stand in every answer until they have ended
 	results  []wire.CommandResult
+	firmware *wire.FirmwareOffer // stands in every answer
+	updates  []wire.FotaStatus
 	requests []wire.Request
 	under    []key.Epoch   // with which key each of them came
 	changed  chan struct{} // closed and made anew at each request
@@ -145,6 +148,16 @@ func (c *cloud) setConfig(revision uint64, parameters map[string]any) {
 	c.config = &wire.ConfigUpdate{Revision: revision, Parameters: parameters}
 }
 
+// phases returns what the device told of updates.
+func (c *cloud) phases() (phases []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.updates {
+		phases = append(phases, strings.TrimSpace(f.Phase+" "+f.Code))
+	}
+	return phases
+}
+
 // told returns what the device told of its configuration, a line for each time.
 func (c *cloud) told() []string {
 	c.mu.Lock()
@@ -239,7 +252,7 @@ func (c *cloud) exchange(req []byte) (uplink.Reply, error) {
 			results[i].Status = c.store(m)
 		}
 	}
-	a.Config, a.Commands = c.config, c.commands
+	a.Config, a.Commands, a.Firmware = c.config, c.commands, c.firmware
 	if becomes == forgotten {
 		return uplink.Reply{}, errLost
 	}
@@ -296,7 +309,9 @@ func (c *cloud) store(m wire.Message) wire.Status {
 			c.commands = slices.DeleteFunc(c.commands, func(x wire.Command) bool { return x.ID == r.ID })
 		}
 	case wire.KindFotaStatus:
-		c.t.Errorf("a message of kind %v", m.Kind)
+		var f wire.FotaStatus
+		f, err = wire.DecodeFotaStatus(m.Body)
+		c.updates = append(c.updates, f)
 	}
 	if err != nil {
 		c.t.Errorf("a message that cannot be read: %v", err)

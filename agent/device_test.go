@@ -80,8 +80,9 @@ type rig struct {
 	parts parts
 
 	boot time.Time // when the gateway started: time since boot is 0
-	kill func()    // ends the agent and leaves the disk as it is
-	stop func()    // ends the agent as SIGTERM does
+	done chan error
+	kill func() // ends the agent and leaves the disk as it is
+	stop func() // ends the agent as SIGTERM does
 }
 
 // lockedBuffer collects the log.
@@ -166,7 +167,7 @@ func (r *rig) start() {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- together(ctx, d.loops()...) }()
-	r.device = d
+	r.device, r.done = d, done
 	r.kill = func() {
 		r.t.Helper()
 		cancel()

@@ -53,14 +53,21 @@ func BenchmarkAgentResident(b *testing.B) {
 // resident reads a size out of /proc/PID/status, in MiB (proc(5)).
 func resident(b *testing.B, pid int, field string) float64 {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	size, err := statusOf(pid, field)
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "\n"+field)
-	var kib float64
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		b.Fatalf("%s: %v", field, err)
+	return size
+}
+
+func statusOf(pid int, field string) (mib float64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
 	}
-	return kib / 1024
+	_, rest, _ := strings.Cut(string(text), "\n"+field)
+	if _, err := fmt.Sscan(rest, &mib); err != nil {
+		return 0, fmt.Errorf("%s: %w", field, err)
+	}
+	return mib / 1024, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -45,7 +46,8 @@ func enrolmentFile(tb testing.TB, device, url string, c identity.Credential) str
 type gateway struct {
 	dir    string
 	cloud  *cloud
-	served atomic.Uint32 // reads that the inverter answered
+	files  *http.ServeMux // of the cloud
+	served atomic.Uint32  // reads that the inverter answered
 }
 
 func newGateway(tb testing.TB) *gateway {
@@ -53,7 +55,9 @@ func newGateway(tb testing.TB) *gateway {
 	g := &gateway{dir: filepath.Join(tb.TempDir(), strings.Repeat("a-folder-with-a-long-name/", 5))}
 	c := credential(tb)
 	g.cloud = newCloud(tb, c, time.Now)
-	server := httptest.NewServer(g.cloud)
+	g.files = http.NewServeMux()
+	g.files.Handle("/", g.cloud)
+	server := httptest.NewServer(g.files)
 	tb.Cleanup(server.Close)
 	device, err := Enroll(g.dir, enrolmentFile(tb, "roof-1", server.URL, c), "")
 	if err != nil || device != "roof-1" {

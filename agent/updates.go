@@ -65,11 +65,11 @@ type taking struct {
 
 // newUpdates reads how things stand. d has its uplink, its pollers and its queue.
 func newUpdates(d *device) *updates {
-	x := &updates{device: d, base: d.parts.firmware, mail: make(chan struct{}, 1), proven: make(chan struct{}, 1)}
+	x := &updates{device: d, base: d.firmware, mail: make(chan struct{}, 1), proven: make(chan struct{}, 1)}
 	x.taking.Store(&taking{window: d.settings.UpdateWindow, budget: uint64(d.settings.DownloadBudget)})
 	x.updater = update.New(update.Options{
 		FS: d.folder, Device: d.identity.Device, Hardware: d.settings.Hardware, Protocol: wire.Version, Root: d.identity.FirmwareRoot,
-		Image: d.parts.firmware.Image, Version: ecowatt.Version, Launched: d.launch.Beats != nil,
+		Image: d.firmware.Image, Version: ecowatt.Version, Launched: d.launch.Beats != nil,
 		Source: d.source, Free: d.free, Seconds: func() int64 { return d.wall() / 1000 }, Contact: x.contact, Open: x.open,
 		Answering: x.answering, Tell: x.tell, Pause: sleep, Stable: d.launch.Stable, Logger: d.logger,
 	})

@@ -2,12 +2,14 @@ package boot
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
+	"strings"
 
 	"ecowatt/internal/disk"
 )
@@ -69,7 +71,11 @@ func (r Record) problem() string {
 	return ""
 }
 
-func isHash(s string) bool { return regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(s) }
+// isHash reports whether s is a SHA-256 in hexadecimal, in small letters.
+func isHash(s string) bool {
+	sum, err := hex.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size && s == strings.ToLower(s)
+}
 
 // ReadRecord reads the boot record of a gateway's folder; Initial where there is
 // none. The error wraps ErrRecord where it cannot be understood.

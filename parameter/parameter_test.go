@@ -57,22 +57,6 @@ func TestCheck(t *testing.T) {
 		{"log_level", "DEBUG", nil, parameter.OutOfRange},
 		{"night_mode", "full", "full", ""},
 		{"night_mode", "off", nil, parameter.OutOfRange},
-		{"update_window", "always", "always", ""},
-		{"update_window", "sun_down", "sun_down", ""},
-		{"update_window", "22:00-04:30", "22:00-04:30", ""},
-		{"update_window", "00:00-23:59", "00:00-23:59", ""},
-		{"update_window", "22:00-22:00", nil, parameter.OutOfRange},
-		{"update_window", "24:00-04:30", nil, parameter.OutOfRange},
-		{"update_window", "2:00-04:30", nil, parameter.OutOfRange},
-		{"update_window", "22:00-4:300", nil, parameter.OutOfRange},
-		{"update_window", "22:00+04:30", nil, parameter.OutOfRange},
-		{"update_window", "at night", nil, parameter.OutOfRange},
-		{"update_window", "", nil, parameter.OutOfRange},
-		{"update_window", 22, nil, parameter.WrongType},
-		{"download_budget", 0, int64(0), ""},
-		{"download_budget", 16384, int64(16384), ""},
-		{"download_budget", 16383, nil, parameter.OutOfRange},
-		{"download_budget", 1<<30 + 1, nil, parameter.OutOfRange},
 		{"registers", list("vac1", "pac"), list("pac", "vac1"), ""},
 		{"registers", []string{"pac"}, list("pac"), ""},
 		{"registers", map[string]any{"inv1": list("b", "a")}, map[string]any{"inv1": list("a", "b")}, ""},
@@ -232,6 +216,37 @@ func TestLists(t *testing.T) {
 	v, _ = parameter.Parse("registers", "b,a")
 	if diff := cmp.Diff(map[string][]string{"": {"a", "b"}}, parameter.Lists(v)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestCheckUpdates(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		v    any
+		want any
+		code parameter.Code
+	}{
+		{"update_window", "always", "always", ""},
+		{"update_window", "sun_down", "sun_down", ""},
+		{"update_window", "22:00-04:30", "22:00-04:30", ""},
+		{"update_window", "00:00-23:59", "00:00-23:59", ""},
+		{"update_window", "22:00-22:00", nil, parameter.OutOfRange},
+		{"update_window", "24:00-04:30", nil, parameter.OutOfRange},
+		{"update_window", "2:00-04:30", nil, parameter.OutOfRange},
+		{"update_window", "22:00-4:300", nil, parameter.OutOfRange},
+		{"update_window", "22:00+04:30", nil, parameter.OutOfRange},
+		{"update_window", "at night", nil, parameter.OutOfRange},
+		{"update_window", "", nil, parameter.OutOfRange},
+		{"update_window", 22, nil, parameter.WrongType},
+		{"download_budget", 0, int64(0), ""},
+		{"download_budget", 16384, int64(16384), ""},
+		{"download_budget", 16383, nil, parameter.OutOfRange},
+		{"download_budget", 1<<30 + 1, nil, parameter.OutOfRange},
+	} {
+		got, problem := parameter.Check(c.name, c.v)
+		if problem == nil && c.code != "" || problem != nil && problem.Code != c.code || !parameter.Equal(got, c.want) {
+			t.Errorf("%s=%v: got %#v, %v; want %#v, %q", c.name, c.v, got, problem, c.want, c.code)
+		}
 	}
 }
 

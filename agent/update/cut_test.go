@@ -58,7 +58,7 @@ func (g *gateway) live(o *update.Offer, next []byte, c conduct) error {
 		} else if u.OnTrial() {
 			g.prove(u, c)
 		} else if told := g.told(); len(told) == 0 || told[len(told)-1] != want {
-			g.slot(u, o, 0)
+			g.slot(u, o, g.budget)
 		}
 		if _, err := g.fs.Stat("."); err != nil {
 			return err // power is cut
@@ -92,16 +92,16 @@ func TestPowerCuts(t *testing.T) {
 	base := noise(1, 20_000)
 	near := slices.Concat(base[:9_000], []byte("another"), base[9_000:])
 	root := rootOf(t, 1, 2)
-	far := noise(2, 16*16<<10+2000)
+	far := noise(2, 3*16<<10+2000)
 	for name, story := range map[string]struct {
 		next    []byte
 		delta   bool
 		conduct conduct
 	}{
-		"the whole image, confirmed": {far, false, well},
-		"a delta, confirmed":         {near, true, well},
-		"it crashes":                 {near, true, crashing},
-		"it is unhealthy":            {near, true, unhealthy},
+		"the whole image in slots, confirmed": {far, false, well},
+		"a delta, confirmed":                  {near, true, well},
+		"it crashes":                          {near, true, crashing},
+		"it is unhealthy":                     {near, true, unhealthy},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -116,7 +116,7 @@ func TestPowerCuts(t *testing.T) {
 			work := func(fsys disk.FS) error {
 				s = serve(r)
 				g := newGateway(t, base, root, s)
-				g.fs = fsys
+				g.fs, g.budget = fsys, 2*sealed
 				if err := install(fsys, base); err != nil {
 					return err
 				}
@@ -125,7 +125,7 @@ func TestPowerCuts(t *testing.T) {
 			disktest.Sweep(t, work, func(t *testing.T, fsys disk.FS, cut disktest.Cut) {
 				cuts++
 				g := newGateway(t, base, root, s)
-				g.fs = fsys
+				g.fs, g.budget = fsys, 2*sealed
 				if _, err := fsys.Stat(boot.A.Program()); err != nil {
 					return // it was cut in the workshop
 				}
@@ -146,7 +146,7 @@ func TestPowerCuts(t *testing.T) {
 				for _, n := range s.chunks {
 					twice += n - 1
 				}
-				if twice > update.Durable {
+				if twice > 2 { // of one slot
 					t.Errorf("%d chunks were fetched again", twice)
 				}
 				for _, file := range []string{"slots/a/ecowatt-agent.new", "slots/b/ecowatt-agent.new", "firmware/payload", "firmware/table"} {
@@ -160,5 +160,36 @@ func TestPowerCuts(t *testing.T) {
 			})
 			t.Logf("%d cuts", cuts)
 		})
+	}
+}
+
+// However long a slot is, a power cut costs the last 16 chunks at most.
+//
+// Attacks: F10
+func TestChunksAreNotFetchedAgain(t *testing.T) {
+	base, root := noise(1, 2000), rootOf(t, 1, 2)
+	r := build(t, 7, noise(2, 39*16<<10), nil)
+	o := r.offer(t)
+	for op := 1; ; op++ {
+		s := serve(r)
+		g := newGateway(t, base, root, s)
+		d := disktest.New()
+		d.CutAt(op, disktest.After)
+		if g.fs = d; install(d, base) == nil && g.live(o, r.image, well) == nil {
+			return // the last operation is behind
+		}
+		if g.fs = d.Restart(disktest.Lost); g.look(boot.Initial())(boot.A) != boot.Good {
+			continue // it was cut in the workshop
+		}
+		if err := g.live(o, r.image, well); err != nil {
+			t.Fatal(err)
+		}
+		twice := 0
+		for _, n := range s.chunks {
+			twice += n - 1
+		}
+		if twice > update.Durable {
+			t.Errorf("operation %d: %d chunks were fetched again", op, twice)
+		}
 	}
 }

@@ -260,13 +260,21 @@ func codeOf(err error) Code {
 		err  error
 		code Code
 	}{
-		{errNoLauncher, NoLauncher}, {errNoRoot, NoRoot}, {errTwice, FailedTwice},
-		{firmware.ErrRoot, BadRoot}, {firmware.ErrMissingRoot, MissingRoot},
-		{firmware.ErrSignature, BadSignature}, {firmware.ErrFormat, BadFormat},
-		{firmware.ErrProduct, WrongHardware}, {firmware.ErrHardware, WrongHardware},
-		{firmware.ErrDowngrade, IsDowngrade}, {firmware.ErrStep, NeedsStep},
-		{firmware.ErrProtocol, NeedsProtocol}, {firmware.ErrExpired, IsExpired},
-		{firmware.ErrTooLarge, NoSpace}, {firmware.ErrContentKey, ContentKey},
+		{errNoLauncher, NoLauncher},
+		{errNoRoot, NoRoot},
+		{errTwice, FailedTwice},
+		{firmware.ErrRoot, BadRoot},
+		{firmware.ErrMissingRoot, MissingRoot},
+		{firmware.ErrSignature, BadSignature},
+		{firmware.ErrFormat, BadFormat},
+		{firmware.ErrProduct, WrongHardware},
+		{firmware.ErrHardware, WrongHardware},
+		{firmware.ErrDowngrade, IsDowngrade},
+		{firmware.ErrStep, NeedsStep},
+		{firmware.ErrProtocol, NeedsProtocol},
+		{firmware.ErrExpired, IsExpired},
+		{firmware.ErrTooLarge, NoSpace},
+		{firmware.ErrContentKey, ContentKey},
 	} {
 		if errors.Is(err, x.err) {
 			return x.code

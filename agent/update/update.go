@@ -124,7 +124,7 @@ type Offer struct {
 type Source interface {
 	// Get asks for n bytes of a file from an offset on. It returns where the bytes
 	// begin that it got: there, or at 0 where the whole file comes instead.
-	Get(ctx context.Context, path string, from, n uint64) (at uint64, body io.ReadCloser, err error)
+	Get(ctx context.Context, file string, from, n uint64) (at uint64, body io.ReadCloser, err error)
 }
 
 // Options are what an Updater is made of. All are needed but Root.

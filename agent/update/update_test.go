@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -103,173 +104,6 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-// Each check has a code of its own, and is made before anything is fetched or
-// written; it is told once, whatever comes how often.
-func TestRefusals(t *testing.T) {
-	wrap := func(t *testing.T, r *release) *update.Offer { t.Helper(); return r.offer(t) }
-	for name, x := range map[string]struct {
-		edit func(*firmware.Manifest)
-		gate func(*gateway)
-		make func(*testing.T, *release) *update.Offer
-		want string
-	}{
-		"no launcher":         {gate: func(g *gateway) { g.byHand = true }, want: "no_launcher"},
-		"no root":             {gate: func(g *gateway) { g.root = nil }, want: "no_root"},
-		"a root that is none": {gate: func(g *gateway) { g.root = []byte("root") }, want: "no_root"},
-		"a root that skips one": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			o := r.offer(t)
-			o.Roots = [][]byte{rootOf(t, 3, 2)}
-			return o
-		}, want: "root"},
-		"a root that makes no sense": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			o := r.offer(t)
-			o.Roots = [][]byte{{0xff}}
-			return o
-		}, want: "format"},
-		"a root that removes the key": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			o := r.offer(t)
-			o.Roots = [][]byte{rootOf(t, 2, 3)}
-			return o
-		}, want: "FW_BAD_SIGNATURE"},
-		"another key": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			e, err := r.manifest.Unsigned()
-			if err != nil {
-				t.Fatal(err)
-			}
-			o := r.offer(t)
-			o.Envelope = signed(t, e, firmware.StatementManifest, 1)
-			return o
-		}, want: "FW_BAD_SIGNATURE"},
-		"no envelope": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			o := r.offer(t)
-			o.Envelope = o.Envelope[1:]
-			return o
-		}, want: "format"},
-		"another manifest": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			o := r.offer(t)
-			o.Manifest[0]++
-			return o
-		}, want: "format"},
-		"another product":       {edit: func(m *firmware.Manifest) { m.Product[0]++ }, want: "FW_WRONG_HARDWARE"},
-		"other hardware":        {edit: func(m *firmware.Manifest) { m.Hardware = []string{"rev-b"} }, want: "FW_WRONG_HARDWARE"},
-		"older":                 {edit: func(m *firmware.Manifest) { m.Release = 3 }, gate: confirmed(5, 1), want: "FW_DOWNGRADE"},
-		"less secure":           {gate: confirmed(5, 2), want: "FW_DOWNGRADE"},
-		"a step too far":        {edit: func(m *firmware.Manifest) { m.MinFrom = 6 }, gate: confirmed(5, 1), want: "step"},
-		"a later root":          {edit: func(m *firmware.Manifest) { m.MinRoot = 2 }, want: "root_missing"},
-		"another protocol":      {edit: func(m *firmware.Manifest) { m.MinProtocol = 2 }, want: "protocol"},
-		"expired":               {edit: func(m *firmware.Manifest) { m.Expires = 1_799_999_999 }, want: "expired"},
-		"no room":               {gate: func(g *gateway) { g.free = 1<<20 + 20_000 }, want: "no_space"},
-		"no room to make it of": {gate: func(g *gateway) { g.free = 1<<20 + 20_008 }, want: "no_space"},
-		"more memory than there is": {edit: func(m *firmware.Manifest) {
-			for i := range m.Payloads {
-				m.Payloads[i].Window = 11 << 20
-			}
-		}, want: "no_space"},
-		"another content key": {make: func(t *testing.T, r *release) *update.Offer {
-			t.Helper()
-			o := r.offer(t)
-			o.Content = content(t, 2)
-			return o
-		}, want: "content_key"},
-		"failed twice": {gate: func(g *gateway) {
-			record := boot.Initial()
-			record.Failures = []boot.Failure{{SHA256: hash(slices.Concat(g.base[:9_000], []byte("another"), g.base[9_000:])), Times: 2}}
-			if err := record.Write(g.fs); err != nil {
-				g.t.Fatal(err)
-			}
-		}, want: "failed_twice"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			g, r := small(t)
-			if x.edit != nil {
-				x.edit(&r.manifest)
-			}
-			if x.gate != nil {
-				x.gate(g)
-			}
-			if x.make == nil {
-				x.make = wrap
-			}
-			for range 2 {
-				u := g.agent()
-				for range 2 {
-					if g.slot(u, x.make(t, r), 0) {
-						t.Fatal("it was taken")
-					}
-				}
-			}
-			g.wantTold("refused " + x.want)
-			if len(g.server.ranges) > 0 {
-				t.Errorf("fetched %q", g.server.ranges)
-			}
-			if _, err := g.fs.Stat(boot.B.Program()); err == nil {
-				t.Error("there is something in the other slot")
-			}
-		})
-	}
-}
-
-// confirmed is a gateway on which a release runs that is confirmed.
-func confirmed(number, security uint64) func(*gateway) {
-	return func(g *gateway) {
-		record := boot.Initial()
-		record.A = &boot.Image{SHA256: hash(g.base), Size: int64(len(g.base)), Release: number, Security: security}
-		if err := record.Confirm().Write(g.fs); err != nil {
-			g.t.Fatal(err)
-		}
-	}
-}
-
-func TestSignedDowngrade(t *testing.T) {
-	g, r := small(t)
-	r.manifest.Release = 3
-	confirmed(5, 1)(g)
-	d, err := firmware.Downgrade{Product: product(), From: 5, To: 3, Devices: []string{"roof-1"}}.Unsigned()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := r.offer(t)
-	o.Downgrades = [][]byte{{1}, signed(t, d, firmware.StatementDowngrade, 1), signed(t, d, firmware.StatementDowngrade, 2)}
-	if u := g.agent(); !g.slot(u, o, 0) {
-		t.Errorf("told %q", g.told())
-	}
-}
-
-// A time that is not known lets nothing expire.
-func TestExpiryWithoutAClock(t *testing.T) {
-	g, r := small(t)
-	r.manifest.Expires, g.seconds = 1_799_999_999, 0
-	if u := g.agent(); !g.slot(u, r.offer(t), 0) {
-		t.Errorf("told %q", g.told())
-	}
-}
-
-// Later roots are kept: what the first one allowed is refused from then on, also
-// when the offer comes without them.
-func TestRootsAreKept(t *testing.T) {
-	g, r := small(t)
-	o := r.offer(t)
-	o.Roots = [][]byte{rootOf(t, 1, 2), rootOf(t, 2, 2, 3), rootOf(t, 3, 3)}
-	u := g.agent()
-	g.slot(u, o, 0)
-	u = g.agent()
-	g.slot(u, r.offer(t), 0)
-	g.wantTold("refused FW_BAD_SIGNATURE")
-	// One that is damaged gives way to that of the enrolment.
-	if err := disk.WriteFile(g.fs, "firmware/root", []byte("damaged"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if u = g.agent(); !g.slot(u, r.offer(t), 0) {
-		t.Errorf("told %q", g.told())
-	}
-}
-
 // Power is lost after every chunk; none but the last 16 are fetched again.
 //
 // Attacks: F10
@@ -308,9 +142,7 @@ func TestManifestChanges(t *testing.T) {
 	first := build(t, 7, r.image, nil)
 	first.manifest.Version = "the same, signed anew"
 	next := build(t, 8, noise(3, 40_000), nil)
-	for path, file := range serve(first, next).files {
-		g.server.files[path] = file
-	}
+	maps.Copy(g.server.files, serve(first, next).files)
 	for name, another := range map[string]*release{"the same image": first, "another image": next} {
 		g.slot(u, another.offer(t), firmware.SegmentSize)
 		info, err := g.fs.Stat("firmware/payload")
@@ -448,8 +280,10 @@ func TestDeltasThatMakeTrouble(t *testing.T) {
 			r.pack(t, firmware.Source{Kind: firmware.KindDiff, Plain: frame, Base: p.Base, BaseSize: p.BaseSize, Window: delta.DiffWindow})
 			r.packed, r.manifest.Payloads = append(r.packed, full), append(r.manifest.Payloads, full.Payload)
 		}, []string{"offered", "downloading 0/2", "downloaded", "downloading image_hash 0/2", "downloaded", "verified", "switching"}},
-		"a bomb": {func(t *testing.T, _ *gateway, r *release) { t.Helper(); bomb(t, r) },
-			[]string{"offered", "downloading 0/1", "downloaded", "downloading image_hash 0/2", "downloaded", "verified", "switching"}},
+		"a bomb": {
+			func(t *testing.T, _ *gateway, r *release) { t.Helper(); bomb(t, r) },
+			[]string{"offered", "downloading 0/1", "downloaded", "downloading image_hash 0/2", "downloaded", "verified", "switching"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, r := small(t)
@@ -702,128 +536,6 @@ func TestWithdrawn(t *testing.T) {
 	}
 	if most := len(r.packed[0].Artifact) - firmware.SegmentSize; g.server.sent > most {
 		t.Errorf("%d bytes were fetched, at most %d are missing", g.server.sent, most)
-	}
-}
-
-// The rules of a trial.
-func TestTrial(t *testing.T) {
-	type at struct {
-		min int
-		update.Health
-	}
-	ok, far, sick := update.Health{Reached: true}, update.Health{}, update.Health{Reached: true, Problem: "inv1 does not answer"}
-	for name, x := range map[string]struct {
-		steps []at
-		want  update.Verdict
-	}{
-		"good":                   {[]at{{0, ok}, {5, ok}}, update.Proven},
-		"not long enough":        {[]at{{0, ok}, {4, ok}}, update.Undecided},
-		"reached late":           {[]at{{0, far}, {4, ok}, {8, ok}}, update.Undecided},
-		"never reached":          {[]at{{0, far}, {59, far}}, update.Undecided},
-		"a problem on the way":   {[]at{{0, ok}, {3, sick}, {4, ok}, {8, ok}}, update.Undecided},
-		"and well again":         {[]at{{0, ok}, {3, sick}, {4, ok}, {9, ok}}, update.Proven},
-		"a problem that stays":   {[]at{{0, sick}, {54, sick}}, update.Undecided},
-		"for all of its time":    {[]at{{0, sick}, {55, sick}}, update.GivenUp},
-		"a problem, unreachable": {[]at{{0, update.Health{Problem: "x"}}, {55, update.Health{Problem: "x"}}}, update.GivenUp},
-	} {
-		t.Run(name, func(t *testing.T) {
-			g, r := small(t)
-			u := g.agent()
-			g.slot(u, r.offer(t), 0)
-			u = g.trial()
-			got := update.Undecided
-			for _, s := range x.steps {
-				got = u.Prove(time.Duration(s.min+7)*time.Minute, s.Health)
-			}
-			if got != x.want {
-				t.Errorf("got %v, want %v", got, x.want)
-			}
-			record, err := boot.ReadRecord(g.fs)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := map[update.Verdict]boot.State{update.Undecided: boot.Trial, update.Proven: boot.Confirmed, update.GivenUp: boot.RolledBack}[x.want]
-			if record.State != want || want == boot.RolledBack && (record.Failures[0].Reason != boot.Unhealthy || record.Failures[0].Words == "") {
-				t.Errorf("the record is %+v", record)
-			}
-		})
-	}
-}
-
-// Without a good image to go back to, one that is not well goes on.
-func TestNothingToGoBackTo(t *testing.T) {
-	for name, spoil := range map[string]func(*gateway) error{
-		"it is gone":    func(g *gateway) error { return g.fs.Remove(boot.A.Program()) },
-		"it is damaged": func(g *gateway) error { return disk.WriteFile(g.fs, boot.A.Program(), []byte("x"), 0o700) },
-		"it may not run": func(g *gateway) error {
-			record, err := boot.ReadRecord(g.fs)
-			record.MinSecurity = 9
-			return errors.Join(err, record.Write(g.fs))
-		},
-	} {
-		g, r := small(t)
-		u := g.agent()
-		g.slot(u, r.offer(t), 0)
-		if err := spoil(g); err != nil {
-			t.Fatal(err)
-		}
-		u = g.agent()
-		for _, now := range []time.Duration{0, time.Hour} {
-			if v := u.Prove(now, update.Health{Problem: "x"}); v != update.Undecided {
-				t.Errorf("%s: %v", name, v)
-			}
-		}
-	}
-}
-
-// At its first start an agent writes down what it is, so that the launcher verifies
-// it from then on.
-func TestAdoption(t *testing.T) {
-	base := noise(1, 500)
-	image := &boot.Image{SHA256: hash(base), Size: 500, Version: "0"}
-	plain := boot.Initial()
-	adopted := plain
-	adopted.A = image
-	other := plain
-	other.Active = boot.B
-	for name, x := range map[string]struct {
-		edit func(*testing.T, *gateway)
-		want boot.Record
-	}{
-		"no record":      {func(*testing.T, *gateway) {}, adopted},
-		"by hand":        {func(_ *testing.T, g *gateway) { g.byHand = true }, plain},
-		"damaged record": {func(t *testing.T, g *gateway) { t.Helper(); write(t, g, boot.RecordFile, "{") }, adopted},
-		"another program": {func(t *testing.T, g *gateway) {
-			t.Helper()
-			record := boot.Initial()
-			record.A = &boot.Image{SHA256: hash([]byte("x")), Size: 1}
-			if err := record.Write(g.fs); err != nil {
-				t.Fatal(err)
-			}
-		}, boot.Record{Format: 1, Active: boot.A, State: boot.Confirmed, A: &boot.Image{SHA256: hash([]byte("x")), Size: 1}}},
-		"nobody's program": {func(t *testing.T, g *gateway) {
-			t.Helper()
-			if err := other.Write(g.fs); err != nil {
-				t.Fatal(err)
-			}
-		}, other},
-	} {
-		t.Run(name, func(t *testing.T) {
-			g := newGateway(t, base, nil, serve())
-			x.edit(t, g)
-			g.agent()
-			got, err := boot.ReadRecord(g.fs)
-			if diff := cmp.Diff(x.want, got); err != nil || diff != "" {
-				t.Errorf("%v\n%s", err, diff)
-			}
-		})
-	}
-}
-
-func write(t *testing.T, g *gateway, name, text string) {
-	t.Helper()
-	if err := disk.WriteFile(g.fs, name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
 	}
 }
 

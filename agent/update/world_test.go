@@ -28,6 +28,7 @@ import (
 const (
 	hardware = "rev-c"
 	folder   = "/v1/artifacts/"
+	sealed   = firmware.SegmentSize + 16 // bytes of a chunk
 )
 
 func product() firmware.ProductID { return firmware.ProductID([]byte(ecowatt.Product)) }
@@ -217,9 +218,10 @@ type gateway struct {
 	now     time.Duration
 	seconds int64
 	free    uint64
-	silent  bool // the cloud was not heard for long
-	shut    bool // it is not the time for updates
-	byHand  bool // the launcher is not there
+	budget  uint64 // of a slot; 0 for none
+	silent  bool   // the cloud was not heard for long
+	shut    bool   // it is not the time for updates
+	byHand  bool   // the launcher is not there
 	tellErr error
 	log     bytes.Buffer
 }
@@ -232,11 +234,11 @@ func install(fsys disk.FS, base []byte) error {
 	return disk.WriteFile(fsys, boot.A.Program(), base, 0o700)
 }
 
-func newGateway(t testing.TB, base, root []byte, s *server) *gateway {
-	t.Helper()
-	g := &gateway{t: t, fs: disktest.New(), base: base, server: s, root: root, seconds: 1_800_000_000, free: 1 << 30}
+func newGateway(tb testing.TB, base, root []byte, s *server) *gateway {
+	tb.Helper()
+	g := &gateway{t: tb, fs: disktest.New(), base: base, server: s, root: root, seconds: 1_800_000_000, free: 1 << 30}
 	if err := install(g.fs, base); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return g
 }

@@ -467,7 +467,7 @@ func (f *file) Write(p []byte) (int, error) {
 		fits = int(max(0, min(int64(len(p)), f.d.capacity-f.d.used())))
 	}
 	add := func(n int) func() {
-		return func() { f.n.content = append(slices.Clip(f.n.content), p[:n]...) }
+		return func() { f.n.content = append(f.n.content, p[:n]...) }
 	}
 	if err := f.d.op(add(fits/2), add(fits)); err != nil {
 		return 0, err
