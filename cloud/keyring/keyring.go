@@ -12,13 +12,13 @@
 //
 //	offset  bytes
 //	     0     24  nonce, random
-//	    24      n  the key: 32 bytes of a device, 96 of a session
+//	    24      n  the key: 32 bytes of a device or of a release, 96 of a session
 //	24 + n     16  tag
 //
 // sealed with XChaCha20-Poly1305. The associated data are a label, the id of
 // the key-encryption key, and what names the row, each after its length in four
 // bytes: device, psk id and epoch of a device key, device and session id of a
-// session.
+// session, the release of the key of its content.
 package keyring
 
 import (
@@ -52,6 +52,7 @@ var (
 const (
 	labelDevice  = "ecowatt/1 keyring device"
 	labelSession = "ecowatt/1 keyring session"
+	labelContent = "ecowatt/1 keyring content"
 )
 
 // Ring is an open key ring. It may be used from any goroutine, also while it
@@ -137,6 +138,33 @@ func (r *Ring) UnwrapSession(kek string, wrapped []byte, device string, sid [16]
 	return k, nil
 }
 
+// WrapContent wraps the key of the content of a release with the primary
+// key-encryption key, whose id it returns, for the row of the release.
+func (r *Ring) WrapContent(k key.Content, release [32]byte) (kek string, wrapped []byte, err error) {
+	if k.IsZero() {
+		return "", nil, fmt.Errorf("wrapping the content key of release %x: %w", release[:8], ErrNoKey)
+	}
+	secret := k.Secret()
+	defer clear(secret[:])
+	c := r.content.Load()
+	wrapped, err = c.wrap(secret[:], contentRow(c.primary, release))
+	return c.primary, wrapped, err
+}
+
+// UnwrapContent is the inverse of WrapContent. The error wraps ErrUnknownKEK or ErrUnwrap.
+func (r *Ring) UnwrapContent(kek string, wrapped []byte, release [32]byte) (key.Content, error) {
+	secret, err := r.content.Load().unwrap(kek, wrapped, contentRow(kek, release))
+	if err != nil {
+		return key.Content{}, fmt.Errorf("unwrapping the content key of release %x: %w", release[:8], err)
+	}
+	defer clear(secret)
+	k, err := key.ContentFromBytes(secret)
+	if err != nil {
+		return key.Content{}, fmt.Errorf("unwrapping the content key of release %x: %w", release[:8], ErrUnwrap)
+	}
+	return k, nil
+}
+
 func (c *content) wrap(secret, row []byte) ([]byte, error) {
 	kek := c.keys[c.primary].key.Secret()
 	defer clear(kek[:])
@@ -189,7 +217,17 @@ func (r *Ring) RewrapSession(kek string, wrapped []byte, device string, sid [16]
 	return r.WrapSession(k, device, sid)
 }
 
-// deviceRow and sessionRow name a row, as associated data.
+// RewrapContent is RewrapDevice for the key of the content of a release.
+func (r *Ring) RewrapContent(kek string, wrapped []byte, release [32]byte) (primary string, again []byte, err error) {
+	k, err := r.UnwrapContent(kek, wrapped, release)
+	if err != nil {
+		return "", nil, err
+	}
+	defer k.Destroy()
+	return r.WrapContent(k, release)
+}
+
+// deviceRow, sessionRow and contentRow name a row, as associated data.
 func deviceRow(kek, device string, id key.ID, epoch key.Epoch) []byte {
 	row := appendField(nil, labelDevice)
 	row = appendField(row, kek)
@@ -203,6 +241,12 @@ func sessionRow(kek, device string, sid [16]byte) []byte {
 	row = appendField(row, kek)
 	row = appendField(row, device)
 	return appendField(row, sid[:])
+}
+
+func contentRow(kek string, release [32]byte) []byte {
+	row := appendField(nil, labelContent)
+	row = appendField(row, kek)
+	return appendField(row, release[:])
 }
 
 // appendField adds a field after its length, so that no two lists of fields

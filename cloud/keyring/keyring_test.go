@@ -58,9 +58,19 @@ func newSessionKey(t *testing.T) key.Session {
 	return k
 }
 
+func newContentKey(t *testing.T) key.Content {
+	t.Helper()
+	k, err := key.NewContent(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 var (
-	pskID = key.ID{1, 2, 3}
-	sid   = [16]byte{1, 2, 3}
+	pskID   = key.ID{1, 2, 3}
+	sid     = [16]byte{1, 2, 3}
+	release = [32]byte{1, 2, 3}
 )
 
 func TestDeviceKeyComesBack(t *testing.T) {
@@ -96,6 +106,21 @@ func TestSessionKeyComesBack(t *testing.T) {
 	}
 }
 
+func TestContentKeyComesBack(t *testing.T) {
+	r, k := newRing(t), newContentKey(t)
+	kek, wrapped, err := r.WrapContent(k, release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Knows(kek) || len(wrapped) != 72 {
+		t.Errorf("wrapped %d bytes with %q; want 72 bytes with a key that the ring knows", len(wrapped), kek)
+	}
+	back, err := r.UnwrapContent(kek, wrapped, release)
+	if err != nil || !back.Equal(k) {
+		t.Errorf("the key does not come back: %v", err)
+	}
+}
+
 // TestLayout opens what Wrap made by the package comment alone, so that what is
 // in databases today can be opened for ever.
 func TestLayout(t *testing.T) {
@@ -126,6 +151,16 @@ func TestLayout(t *testing.T) {
 	if want := session.Secret(); err != nil || !bytes.Equal(got, want[:]) {
 		t.Errorf("a session is not laid out as documented: %v", err)
 	}
+
+	content := newContentKey(t)
+	if kek, wrapped, err = r.WrapContent(content, release); err != nil {
+		t.Fatal(err)
+	}
+	row = "\x00\x00\x00\x19ecowatt/1 keyring content" + "\x00\x00\x00\x10" + kek + "\x00\x00\x00\x20" + string(release[:])
+	got, err = aead.Open(nil, wrapped[:24], wrapped[24:], []byte(row))
+	if want := content.Secret(); err != nil || !bytes.Equal(got, want[:]) {
+		t.Errorf("the key of a release's content is not laid out as documented: %v", err)
+	}
 }
 
 func TestEveryByteCounts(t *testing.T) {
@@ -138,10 +173,18 @@ func TestEveryByteCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, content, err := r.WrapContent(newContentKey(t), release)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		wrapped []byte
 		open    func(wrapped []byte) error
 	}{
+		"content": {content, func(b []byte) error {
+			_, err := r.UnwrapContent(kek, b, release)
+			return err
+		}},
 		"device": {device, func(b []byte) error {
 			_, err := r.UnwrapDevice(kek, b, "roof", pskID, 1)
 			return err
@@ -190,6 +233,14 @@ func TestRowIsBound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, wc, err := r.WrapContent(newContentKey(t), release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	openContent := func(r *Ring, kek string, wrapped []byte, release [32]byte) error {
+		_, err := r.UnwrapContent(kek, wrapped, release)
+		return err
+	}
 	openDevice := func(r *Ring, kek, device string, id key.ID, epoch key.Epoch) error {
 		_, err := r.UnwrapDevice(kek, wd, device, id, epoch)
 		return err
@@ -198,7 +249,7 @@ func TestRowIsBound(t *testing.T) {
 		_, err := r.UnwrapSession(kek, ws, device, sid)
 		return err
 	}
-	if err := errors.Join(openDevice(two, kek, "roof", pskID, 1), openSession(two, kek, "roof", sid)); err != nil {
+	if err := errors.Join(openDevice(two, kek, "roof", pskID, 1), openSession(two, kek, "roof", sid), openContent(two, kek, wc, release)); err != nil {
 		t.Fatalf("a ring with one key more: %v", err)
 	}
 	_, err = r.UnwrapSession(kek, wd, "roof", sid)
@@ -216,6 +267,10 @@ func TestRowIsBound(t *testing.T) {
 		"session of another id":            openSession(r, kek, "roof", [16]byte{1, 2, 4}),
 		"session of another kek":           openSession(two, otherID, "roof", sid),
 		"session, kek by another name":     openSession(alias, "another", "roof", sid),
+		"content of another release":       openContent(r, kek, wc, [32]byte{1, 2, 4}),
+		"content of another kek":           openContent(two, otherID, wc, release),
+		"content, kek by another name":     openContent(alias, "another", wc, release),
+		"a device key as that of content":  openContent(r, kek, wd, release),
 		"a device key as a session":        err,
 		"a session as a device key":        err2,
 		"what belongs to name moved to id": openDevice(r, kek, "roof"+string(pskID[:1]), key.ID{2, 3}, 1),
@@ -252,6 +307,9 @@ func TestNothingToWrap(t *testing.T) {
 	}
 	if _, wrapped, err := r.WrapSession(key.Session{}, "roof", sid); !errors.Is(err, ErrNoKey) || wrapped != nil {
 		t.Errorf("no session: %x, %v", wrapped, err)
+	}
+	if _, wrapped, err := r.WrapContent(key.Content{}, release); !errors.Is(err, ErrNoKey) || wrapped != nil {
+		t.Errorf("no content key: %x, %v", wrapped, err)
 	}
 }
 

@@ -35,6 +35,20 @@ type Release struct {
 	AddedBy string // the operator's name
 }
 
+// Package is what a device is sent of a release: the signed manifest, and the key
+// of the content as it is kept.
+type Package struct {
+	Release  Hash
+	Envelope []byte
+	KEK      string
+	Wrapped  []byte
+}
+
+// InUseError says that a release cannot go, for a rollout needs it.
+type InUseError struct{ Rollout ID }
+
+func (e *InUseError) Error() string { return fmt.Sprintf("rollout %v needs it", e.Rollout) }
+
 // Payload is one way to the image.
 type Payload struct {
 	Kind string // "full", "patch" or "diff"

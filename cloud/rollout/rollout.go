@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"ecowatt"
 )
 
 // Errors of rollouts and releases.
@@ -196,4 +198,54 @@ func (r Rollout) Attrs() map[string]string {
 		attrs["code"] = r.Code
 	}
 	return attrs
+}
+
+// Instruction is what an operator wants of a rollout.
+type Instruction struct {
+	ID     ID
+	Event  Event // Pause, Resume or Abort
+	Finish bool  // of Abort: whoever is under way may finish
+	By     string
+	At     time.Time
+}
+
+// Instructed is the rollout once an operator has had his way; stage is how its
+// current stage stands. The error is a *TooLateError.
+func (r Rollout) Instructed(i Instruction, stage Tally) (Rollout, bool, error) {
+	switch i.Event {
+	case Pause:
+		return r.Pause(i.By, i.At)
+	case Resume:
+		return r.Resume(stage, i.By, i.At)
+	case Abort:
+		return r.Abort(i.Finish, i.By, i.At)
+	case Stop, Finish: // are not an operator's
+	}
+	return r, false, &TooLateError{State: r.State, Event: i.Event}
+}
+
+// View is a rollout and how it stands.
+type View struct {
+	Rollout
+	Skipped Tally   // from the beginning
+	ByStage []Tally // in the order of the stages
+	Recent  int     // devices that came to their end within the last RateTime
+}
+
+// All counts the updates of all stages, and those that were skipped.
+func (v View) All() Tally {
+	all := Tally{}
+	for _, t := range append([]Tally{v.Skipped}, v.ByStage...) {
+		for p, n := range t {
+			all[p] += n
+		}
+	}
+	return all
+}
+
+// Filter selects updates of a rollout, by device.
+type Filter struct {
+	Phase Phase            // only those in it; empty for all
+	After ecowatt.DeviceID // only those of devices that come after it
+	Limit int              // at most so many
 }

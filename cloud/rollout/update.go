@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"ecowatt"
@@ -256,8 +257,27 @@ func (u Update) Attrs() map[string]string {
 	if u.Code != "" {
 		attrs["code"] = u.Code
 	}
+	if reason := u.reason(); reason != "" {
+		attrs["reason"] = reason
+	}
 	if u.All > 0 {
 		attrs["chunks"] = fmt.Sprintf("%d/%d", u.Done, u.All)
 	}
 	return attrs
+}
+
+// reason is the security event that it is (protocol, section 10); "" for none.
+func (u Update) reason() string {
+	switch u.Phase { //nolint:exhaustive // the others are none by themselves
+	case Trial:
+		return "FW_TRIAL"
+	case Confirmed:
+		return "FW_CONFIRMED"
+	case RolledBack:
+		return "FW_ROLLED_BACK"
+	}
+	if strings.HasPrefix(u.Code, "FW_") {
+		return u.Code
+	}
+	return ""
 }

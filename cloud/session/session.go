@@ -58,6 +58,7 @@ type Session struct {
 	Commands int64         // of the device that are not over
 	Config   int64         // what the configuration takes in an answer that the device has not answered yet, in bytes; 0 for none
 	Slot     time.Duration // the upload interval that the device has from here; 0 for its own
+	Rollout  int64         // of rollouts: 0 where none concerns the device, 1 where what it says does, else what the offer takes in an answer, in bytes
 }
 
 // Check is the rule by which a request is accepted: the session lives, and the
@@ -110,6 +111,7 @@ type Raised struct {
 
 	Commands int64 // of the device that are not over, in this transaction
 	Config   int64 // as Session.Config, in this transaction
+	Rollout  int64 // as Session.Rollout, in this transaction
 }
 
 // Gap returns how many numbers were left out before seq.

@@ -30,7 +30,7 @@ var ErrNoBackup = errors.New("not an EcoWatt backup, or an incomplete or damaged
 // Backup says what a backup holds.
 type Backup struct {
 	Devices int64
-	KEKs    []string // ids of the key-encryption keys without which its device keys are lost, in order
+	KEKs    []string // ids of the key-encryption keys without which its keys of devices and releases are lost, in order
 }
 
 // WriteBackup copies the database at from into the new file to, with mode 0600:
@@ -221,7 +221,7 @@ func (w *writer) checkBackup() (b Backup, err error) {
 	if b.Devices, err = w.number(`SELECT count(*) FROM device`); err != nil {
 		return Backup{}, err
 	}
-	b.KEKs, err = w.texts(`SELECT DISTINCT kek FROM device_key WHERE kek IS NOT NULL ORDER BY kek`)
+	b.KEKs, err = w.texts(`SELECT kek FROM device_key WHERE kek IS NOT NULL UNION SELECT kek FROM firmware ORDER BY 1`)
 	return b, err
 }
 

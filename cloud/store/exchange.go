@@ -48,8 +48,9 @@ func (tx *Tx) raise(c session.Claim) (session.Raised, error) {
 	}
 	raised := session.Raised{Before: s.LastSeq}
 	found, err := tx.w.row(`UPDATE session SET last_seq = $1, seen_at = $2
-		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'active' RETURNING (SELECT cmd_open FROM device WHERE id = $4), (SELECT cfg_pending FROM device WHERE id = $4)`,
-		[]any{int64(c.Seq), millis(c.At), s.SID[:], s.Device}, &raised.Commands, &raised.Config)
+		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'active' RETURNING (SELECT cmd_open FROM device WHERE id = $4), (SELECT cfg_pending FROM device WHERE id = $4),
+		(SELECT fw_open FROM device WHERE id = $4)`,
+		[]any{int64(c.Seq), millis(c.At), s.SID[:], s.Device}, &raised.Commands, &raised.Config, &raised.Rollout)
 	if err != nil {
 		return session.Raised{}, fmt.Errorf("raising a sequence number: %w", err)
 	}
@@ -72,8 +73,8 @@ func (tx *Tx) raise(c session.Claim) (session.Raised, error) {
 func (tx *Tx) Resume(c session.Claim) (session.Raised, error) {
 	raised := session.Raised{Before: c.Seq - 1}
 	var last int64
-	found, err := tx.w.row(`SELECT s.last_seq, d.cmd_open, d.cfg_pending FROM session s JOIN device d ON d.id = s.device
-		WHERE s.sid = $1 AND s.state = 'active' AND s.expires_at > $2`, []any{c.Session.SID[:], millis(c.At)}, &last, &raised.Commands, &raised.Config)
+	found, err := tx.w.row(`SELECT s.last_seq, d.cmd_open, d.cfg_pending, d.fw_open FROM session s JOIN device d ON d.id = s.device
+		WHERE s.sid = $1 AND s.state = 'active' AND s.expires_at > $2`, []any{c.Session.SID[:], millis(c.At)}, &last, &raised.Commands, &raised.Config, &raised.Rollout)
 	switch {
 	case err != nil:
 		return session.Raised{}, fmt.Errorf("reading a session: %w", err)
@@ -122,8 +123,9 @@ func (tx *Tx) confirm(s session.Session, c session.Claim) (session.Raised, error
 		return session.Raised{}, err
 	}
 	found, err = tx.w.row(`UPDATE session SET state = 'active', hs2 = NULL, last_seq = $1, seen_at = $2, expires_at = created_at + lifetime
-		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'pending' RETURNING (SELECT cmd_open FROM device WHERE id = $4), (SELECT cfg_pending FROM device WHERE id = $4)`,
-		[]any{int64(c.Seq), millis(c.At), s.SID[:], s.Device}, &raised.Commands, &raised.Config)
+		WHERE sid = $3 AND last_seq < $1 AND expires_at > $2 AND state = 'pending' RETURNING (SELECT cmd_open FROM device WHERE id = $4), (SELECT cfg_pending FROM device WHERE id = $4),
+		(SELECT fw_open FROM device WHERE id = $4)`,
+		[]any{int64(c.Seq), millis(c.At), s.SID[:], s.Device}, &raised.Commands, &raised.Config, &raised.Rollout)
 	if err != nil {
 		return session.Raised{}, fmt.Errorf("confirming a session: %w", err)
 	}

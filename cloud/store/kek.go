@@ -13,6 +13,7 @@ import (
 type KEKUse struct {
 	DeviceKeys int64
 	Sessions   int64
+	Releases   int64 // keys of their content
 }
 
 // KEKInUseError says that a key-encryption key cannot go, for it wraps something.
@@ -22,14 +23,15 @@ type KEKInUseError struct {
 }
 
 func (e *KEKInUseError) Error() string {
-	return fmt.Sprintf("%s still wraps keys of devices (%d) and of sessions (%d)", e.KEK, e.DeviceKeys, e.Sessions)
+	return fmt.Sprintf("%s still wraps keys of devices (%d), of sessions (%d) and of releases (%d)", e.KEK, e.DeviceKeys, e.Sessions, e.Releases)
 }
 
 // KEKUses returns what each key-encryption key wraps, by its id. It reads every key.
 func (s *Store) KEKUses(ctx context.Context) (map[string]KEKUse, error) {
-	const query = `SELECT kek, sum(device_keys), sum(sessions) FROM (
-		SELECT kek, count(*) AS device_keys, 0 AS sessions FROM device_key WHERE kek IS NOT NULL GROUP BY kek
-		UNION ALL SELECT kek, 0, count(*) FROM session GROUP BY kek) AS wrapped_keys GROUP BY kek`
+	const query = `SELECT kek, sum(device_keys), sum(sessions), sum(releases) FROM (
+		SELECT kek, count(*) AS device_keys, 0 AS sessions, 0 AS releases FROM device_key WHERE kek IS NOT NULL GROUP BY kek
+		UNION ALL SELECT kek, 0, count(*), 0 FROM session GROUP BY kek
+		UNION ALL SELECT kek, 0, 0, count(*) FROM firmware GROUP BY kek) AS wrapped_keys GROUP BY kek`
 	rows, err := s.read.QueryContext(ctx, query)
 	if err != nil {
 		return nil, fmt.Errorf("counting wrapped keys: %w", unavailable(err))
@@ -39,7 +41,7 @@ func (s *Store) KEKUses(ctx context.Context) (map[string]KEKUse, error) {
 	for rows.Next() {
 		var kek string
 		var use KEKUse
-		if err := rows.Scan(&kek, &use.DeviceKeys, &use.Sessions); err != nil {
+		if err := rows.Scan(&kek, &use.DeviceKeys, &use.Sessions, &use.Releases); err != nil {
 			return nil, fmt.Errorf("counting wrapped keys: %w", unavailable(err))
 		}
 		uses[kek] = use
@@ -85,8 +87,8 @@ func (s *Store) KEKProbes(ctx context.Context) ([]session.Credential, error) {
 func (s *Store) CloseKEK(ctx context.Context, kek string, r audit.Record) error {
 	err := s.write(ctx, func(tx *Tx) error {
 		use := KEKInUseError{KEK: kek}
-		_, err := tx.w.row(`SELECT (SELECT count(*) FROM device_key WHERE kek = $1), (SELECT count(*) FROM session WHERE kek = $1)`,
-			[]any{kek}, &use.DeviceKeys, &use.Sessions)
+		_, err := tx.w.row(`SELECT (SELECT count(*) FROM device_key WHERE kek = $1), (SELECT count(*) FROM session WHERE kek = $1),
+			(SELECT count(*) FROM firmware WHERE kek = $1)`, []any{kek}, &use.DeviceKeys, &use.Sessions, &use.Releases)
 		if err != nil {
 			return err
 		}

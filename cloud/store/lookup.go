@@ -87,6 +87,17 @@ func (l lookups) row(ctx context.Context, query string, bind func(*sqlite3.Stmt)
 	return found && err == nil, err
 }
 
+// use lets a function read with a connection that nobody else uses: what is asked
+// for with a page or less.
+func (l lookups) use(ctx context.Context, read func(*connection) error) error {
+	c, err := l.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { l.free <- c }()
+	return read(c)
+}
+
 // close waits until nobody looks anything up.
 func (l lookups) close() error {
 	var errs []error

@@ -78,6 +78,16 @@ func TestPlans(t *testing.T) {
 		"order by key":        {orderByKey, none[:3], []string{"SEARCH command_order USING INDEX command_order_key (grp=? AND operator=? AND client_key=?)"}},
 		"power limits":        {selectLeases, none[:1], []string{"SEARCH l USING PRIMARY KEY (device=?)"}},
 		"commands counted":    {countCommands, nil, []string{"SCAN command USING COVERING INDEX command_state"}},
+		"update of a device":  {watchedUpdate, none[:1], []string{"SEARCH u USING INDEX rollout_device_watched (device=?)"}},
+		"updates due":         {dueUpdates, none[:3], []string{"SEARCH u USING INDEX rollout_device_due (rollout=? AND due_at<?)"}},
+		"updates waiting":     {waitingUpdates, none[:3], []string{"SEARCH u USING INDEX rollout_device_phase (rollout=? AND stage=? AND phase=?)"}},
+		"updates aborted":     {abortedUpdates, none[:4], []string{"SEARCH u USING INDEX rollout_device_phase (rollout=? AND stage=?)"}},
+		"updates":             {listUpdates, none[:3], []string{"SEARCH u USING PRIMARY KEY (rollout=? AND device>?)"}},
+		"updates in a phase":  {listUpdatesIn, none[:4], []string{"SEARCH u USING PRIMARY KEY (rollout=? AND device>?)"}},
+		"a stage":             {tallyStage, none[:2], []string{"SEARCH rollout_device USING COVERING INDEX rollout_device_phase (rollout=? AND stage=?)"}},
+		"stages":              {tallyRollout, none[:1], []string{"SEARCH rollout_device USING COVERING INDEX rollout_device_phase (rollout=?)"}},
+		"updates of late":     {recentUpdates, none[:2], []string{"SEARCH rollout_device USING INDEX rollout_device_ended (rollout=? AND ended_at>?)"}},
+		"open rollouts":       {openRollouts, nil, []string{"SCAN rollout USING COVERING INDEX rollout_open"}},
 		"keys of one":         {keysOfOne, none[:1], []string{"SEARCH d USING COVERING INDEX sqlite_autoindex_device_1 (name=?)"}},
 		"keys of all":         {keysOfAll, none[:2], []string{"SEARCH d USING COVERING INDEX sqlite_autoindex_device_1 (name>?)"}},
 		"keys of group":       {keysOfGroup, none[:3], []string{"SEARCH d USING COVERING INDEX device_grp (grp=? AND name>?)"}},
@@ -88,7 +98,7 @@ func TestPlans(t *testing.T) {
 				t.Errorf("%s: the plan lacks %q:\n%s", name, step, got)
 			}
 		}
-		for _, table := range []string{"block", "audit", "d", "k", "n", "p", "s", "i", "h", "c", "l", "r"} {
+		for _, table := range []string{"block", "audit", "d", "k", "n", "p", "s", "i", "h", "c", "l", "r", "u"} {
 			if strings.Contains(got+"\n", "SCAN "+table+"\n") || strings.Contains(got, "SCAN "+table+" ") {
 				t.Errorf("%s: a whole table is read:\n%s", name, got)
 			}

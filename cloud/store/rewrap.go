@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"ecowatt/cloud/audit"
+	"ecowatt/cloud/rollout"
 	"ecowatt/key"
 )
 
@@ -20,6 +21,7 @@ var ErrPlace = errors.New("not a place at which wrapping anew can go on")
 type Rewrapper interface {
 	RewrapDevice(kek string, wrapped []byte, device string, id key.ID, epoch key.Epoch) (primary string, again []byte, err error)
 	RewrapSession(kek string, wrapped []byte, device string, sid [16]byte) (primary string, again []byte, err error)
+	RewrapContent(kek string, wrapped []byte, release [32]byte) (primary string, again []byte, err error)
 }
 
 // RewrapOrder asks for some keys to be wrapped anew.
@@ -35,6 +37,7 @@ type RewrapOrder struct {
 type Rewrapped struct {
 	DeviceKeys int      // that are wrapped anew
 	Sessions   int      // likewise
+	Releases   int      // likewise: keys of their content
 	Failed     []string // what does not open, for people
 	Next       string   // where to go on; "" when there is nothing more
 }
@@ -79,10 +82,13 @@ func (s *Store) Rewrap(ctx context.Context, o RewrapOrder) (Rewrapped, error) {
 	if err != nil {
 		return Rewrapped{}, fmt.Errorf("wrapping keys anew: %w", err)
 	}
-	if at.table == deviceKeys {
+	switch at.table {
+	case deviceKeys:
 		done.DeviceKeys = changed
-	} else {
+	case sessions:
 		done.Sessions = changed
+	case contents:
+		done.Releases = changed
 	}
 	return done, nil
 }
@@ -94,13 +100,18 @@ type wrappedTable byte
 const (
 	deviceKeys wrappedTable = 'd'
 	sessions   wrappedTable = 's'
+	contents   wrappedTable = 'f'
 )
 
 // toRewrap selects the rows of the table that another key than the primary one wraps.
 func (t wrappedTable) toRewrap() string {
-	if t == deviceKeys {
+	switch t {
+	case deviceKeys:
 		return `SELECT k.psk_id, d.name, k.epoch, k.kek, k.wrapped FROM device_key k JOIN device d ON d.id = k.device
 			WHERE k.psk_id > $1 AND k.kek <> $2 ORDER BY k.psk_id LIMIT $3`
+	case contents:
+		return `SELECT f.id, '', 0, f.kek, f.wrapped FROM firmware f WHERE f.id > $1 AND f.kek <> $2 ORDER BY f.id LIMIT $3`
+	case sessions:
 	}
 	return `SELECT s.sid, d.name, s.epoch, s.kek, s.wrapped FROM session s JOIN device d ON d.id = s.device
 		WHERE s.sid > $1 AND s.kek <> $2 ORDER BY s.sid LIMIT $3`
@@ -108,19 +119,20 @@ func (t wrappedTable) toRewrap() string {
 
 // replace changes a row that is still what it was.
 func (t wrappedTable) replace() string {
-	if t == deviceKeys {
+	switch t {
+	case deviceKeys:
 		return `UPDATE device_key SET kek = $1, wrapped = $2 WHERE psk_id = $3 AND kek = $4 AND wrapped = $5`
+	case contents:
+		return `UPDATE firmware SET kek = $1, wrapped = $2 WHERE id = $3 AND kek = $4 AND wrapped = $5`
+	case sessions:
 	}
 	return `UPDATE session SET kek = $1, wrapped = $2 WHERE sid = $3 AND kek = $4 AND wrapped = $5`
 }
 
 func (t wrappedTable) record(o RewrapOrder, changed, failed int) audit.Record {
-	what := "sessions"
-	if t == deviceKeys {
-		what = "device_keys"
-	}
+	what := map[wrappedTable]string{deviceKeys: "device_keys", sessions: "sessions", contents: "releases"}
 	r := o.Record
-	r.Attrs = map[string]string{"kek": o.Primary, what: strconv.Itoa(changed)}
+	r.Attrs = map[string]string{"kek": o.Primary, what[t]: strconv.Itoa(changed)}
 	if failed > 0 {
 		r.Attrs["failed"] = strconv.Itoa(failed)
 	}
@@ -130,7 +142,7 @@ func (t wrappedTable) record(o RewrapOrder, changed, failed int) audit.Record {
 // wrappedRow is a row of a wrappedTable.
 type wrappedRow struct {
 	table   wrappedTable
-	id      [16]byte // psk id or session id
+	id      []byte // psk id, session id or release
 	device  string
 	epoch   key.Epoch
 	kek     string
@@ -153,17 +165,20 @@ func (s *Store) wrappedRows(ctx context.Context, at rewrapPlace, primary string,
 		if err := rows.Scan(&id, &row.device, &row.epoch, &row.kek, &row.wrapped); err != nil {
 			return nil, err
 		}
-		copy(row.id[:], id)
+		row.id = id
 		list = append(list, row)
 	}
 	return list, rows.Err()
 }
 
 func (r *wrappedRow) rewrap(keys Rewrapper) (err error) {
-	if r.table == deviceKeys {
-		r.primary, r.again, err = keys.RewrapDevice(r.kek, r.wrapped, r.device, r.id, r.epoch)
-	} else {
-		r.primary, r.again, err = keys.RewrapSession(r.kek, r.wrapped, r.device, r.id)
+	switch r.table {
+	case deviceKeys:
+		r.primary, r.again, err = keys.RewrapDevice(r.kek, r.wrapped, r.device, key.ID(r.id), r.epoch)
+	case sessions:
+		r.primary, r.again, err = keys.RewrapSession(r.kek, r.wrapped, r.device, [16]byte(r.id))
+	case contents:
+		r.primary, r.again, err = keys.RewrapContent(r.kek, r.wrapped, [32]byte(r.id))
 	}
 	return err
 }
@@ -172,9 +187,9 @@ func (r *wrappedRow) rewrap(keys Rewrapper) (err error) {
 func (tx *Tx) replaceWrapped(t wrappedTable, rows []wrappedRow) (int, error) {
 	changed := 0
 	for _, r := range rows {
-		n, err := tx.w.exec(t.replace(), r.primary, r.again, r.id[:], r.kek, r.wrapped)
+		n, err := tx.w.exec(t.replace(), r.primary, r.again, r.id, r.kek, r.wrapped)
 		if err != nil {
-			return 0, fmt.Errorf("replacing a wrapped key of device %s: %w", r.device, err)
+			return 0, fmt.Errorf("replacing a wrapped key: %w", err)
 		}
 		changed += int(n)
 	}
@@ -201,19 +216,29 @@ func parsePlace(s string) (rewrapPlace, error) {
 	}
 	t := wrappedTable(s[0])
 	id, err := hex.DecodeString(s[1:])
-	if err != nil || t != deviceKeys && t != sessions || len(id) != 0 && len(id) != 16 {
+	if err != nil || t != deviceKeys && t != sessions && t != contents || len(id) != 0 && len(id) != t.idSize() {
 		return rewrapPlace{}, fmt.Errorf("%.40q: %w", s, ErrPlace)
 	}
 	return rewrapPlace{table: t, id: id}, nil
+}
+
+// idSize is how long the ids of the table are, in bytes.
+func (t wrappedTable) idSize() int {
+	if t == contents {
+		return len(rollout.Hash{})
+	}
+	return len(key.ID{})
 }
 
 // next is the place after these rows, of which there were to be so many.
 func (p rewrapPlace) next(rows []wrappedRow, most int) rewrapPlace {
 	switch {
 	case len(rows) == most:
-		return rewrapPlace{table: p.table, id: bytes.Clone(rows[most-1].id[:])}
+		return rewrapPlace{table: p.table, id: bytes.Clone(rows[most-1].id)}
 	case p.table == deviceKeys:
 		return rewrapPlace{table: sessions}
+	case p.table == sessions:
+		return rewrapPlace{table: contents}
 	}
 	return rewrapPlace{}
 }

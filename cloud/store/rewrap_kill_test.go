@@ -41,7 +41,7 @@ func TestRewrapKilled(t *testing.T) {
 	}
 	w.rewrap(0)
 	w.opens()
-	if diff := cmp.Diff(map[string]KEKUse{w.primary(): {10, 10}}, w.uses()); diff != "" {
+	if diff := cmp.Diff(map[string]KEKUse{w.primary(): {DeviceKeys: 10, Sessions: 10, Releases: 10}}, w.uses()); diff != "" {
 		t.Errorf("in the end (-want +got):\n%s", diff)
 	}
 }

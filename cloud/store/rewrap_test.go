@@ -14,6 +14,7 @@ import (
 	"ecowatt/cloud/audit"
 	"ecowatt/cloud/keyring"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollout"
 	"ecowatt/cloud/session"
 	"ecowatt/key"
 )
@@ -31,6 +32,7 @@ type wrapping struct {
 	names    map[key.ID]string
 	sessions map[[16]byte]key.Session
 	owner    map[[16]byte]string
+	contents map[rollout.Hash]key.Content
 }
 
 func newWrapping(t *testing.T, devices int) *wrapping {
@@ -44,6 +46,7 @@ func newWrapping(t *testing.T, devices int) *wrapping {
 	w := &wrapping{
 		t: t, path: filepath.Join(dir, "ecowatt.db"), ring: ring, ringFile: file,
 		devices: map[key.ID]key.Device{}, names: map[key.ID]string{}, sessions: map[[16]byte]key.Session{}, owner: map[[16]byte]string{},
+		contents: map[rollout.Hash]key.Content{},
 	}
 	w.open()
 	for n := range devices {
@@ -68,7 +71,7 @@ func (w *wrapping) close() {
 	}
 }
 
-// addDevice adds a device with a session.
+// addDevice adds a device with a session, and a release.
 func (w *wrapping) addDevice(name string) key.ID {
 	w.t.Helper()
 	secret, err := key.NewDevice(rand.Reader)
@@ -87,7 +90,27 @@ func (w *wrapping) addDevice(name string) key.ID {
 	if _, err := w.Establish(w.t.Context(), offer); err != nil {
 		w.t.Fatal(err)
 	}
+	w.addRelease()
 	return n.Key.ID
+}
+
+// addRelease adds a release of which only the key makes sense.
+func (w *wrapping) addRelease() {
+	w.t.Helper()
+	content, err := key.NewContent(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := rollout.Release{Envelope: []byte{1}, AddedAt: noon, AddedBy: "ada"}
+	rand.Read(r.ID[:])
+	var c Content
+	if c.KEK, c.Wrapped, err = w.ring.WrapContent(content, r.ID); err == nil {
+		_, err = w.AddRelease(w.t.Context(), r, c)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.contents[r.ID] = content
 }
 
 // offer is a handshake of a device with keys of its own.
@@ -150,6 +173,19 @@ func (w *wrapping) opens() {
 			w.t.Errorf("the key of %s: %v", c.Name, err)
 		}
 	}
+	for id, want := range w.contents {
+		do(w.t, w.Store, func(tx *Tx) error {
+			p, found, err := tx.OfferedRelease(id)
+			if err != nil || !found {
+				w.t.Errorf("a release: %v, %v", found, err)
+				return err
+			}
+			if got, err := ring.UnwrapContent(p.KEK, p.Wrapped, id); err != nil || !got.Equal(want) {
+				w.t.Errorf("the content key of a release: %v", err)
+			}
+			return nil
+		})
+	}
 	for sid, want := range w.sessions {
 		s, err := w.Session(w.t.Context(), sid)
 		if errors.Is(err, session.ErrUnknown) {
@@ -182,6 +218,7 @@ func (w *wrapping) rewrap(most int) (sum Rewrapped) {
 		}
 		sum.DeviceKeys += done.DeviceKeys
 		sum.Sessions += done.Sessions
+		sum.Releases += done.Releases
 		sum.Failed = append(sum.Failed, done.Failed...)
 		if after = done.Next; after == "" {
 			return sum
@@ -203,21 +240,21 @@ func TestRewrap(t *testing.T) {
 	for _, most := range []int{0, 1, 3, 7, 100} {
 		w := newWrapping(t, 7)
 		old, primary := w.rotate()
-		if diff := cmp.Diff(map[string]KEKUse{old: {7, 7}}, w.uses()); diff != "" {
+		if diff := cmp.Diff(map[string]KEKUse{old: {7, 7, 7}}, w.uses()); diff != "" {
 			t.Fatalf("before (-want +got):\n%s", diff)
 		}
 		before := len(records(t, w.Store, audit.Filter{}))
-		if sum := w.rewrap(most); sum.DeviceKeys != 7 || sum.Sessions != 7 || len(sum.Failed) > 0 {
+		if sum := w.rewrap(most); sum.DeviceKeys != 7 || sum.Sessions != 7 || sum.Releases != 7 || len(sum.Failed) > 0 {
 			t.Errorf("%d at a time: %+v", most, sum)
 		}
-		if diff := cmp.Diff(map[string]KEKUse{primary: {7, 7}}, w.uses()); diff != "" {
+		if diff := cmp.Diff(map[string]KEKUse{primary: {7, 7, 7}}, w.uses()); diff != "" {
 			t.Errorf("after (-want +got):\n%s", diff)
 		}
 		w.opens()
 		counted := map[string]int{}
 		for _, r := range records(t, w.Store, audit.Filter{})[before:] {
 			var n int
-			for _, what := range []string{"device_keys", "sessions"} {
+			for _, what := range []string{"device_keys", "sessions", "releases"} {
 				if _, err := fmt.Sscan(r.Attrs[what], &n); err == nil {
 					counted[what] += n
 				}
@@ -226,7 +263,7 @@ func TestRewrap(t *testing.T) {
 				t.Errorf("audit record %+v", r)
 			}
 		}
-		if diff := cmp.Diff(map[string]int{"device_keys": 7, "sessions": 7}, counted); diff != "" {
+		if diff := cmp.Diff(map[string]int{"device_keys": 7, "sessions": 7, "releases": 7}, counted); diff != "" {
 			t.Errorf("%d at a time: the audit log counts (-want +got):\n%s", most, diff)
 		}
 		if n := len(records(t, w.Store, audit.Filter{})); w.rewrap(most).DeviceKeys != 0 || len(records(t, w.Store, audit.Filter{})) != n {
@@ -240,7 +277,7 @@ func TestRewrap(t *testing.T) {
 //
 // Attacks: K15
 func TestRewrapGoesOn(t *testing.T) {
-	for cut := range 13 {
+	for cut := range 19 {
 		w := newWrapping(t, 5)
 		_, primary := w.rotate()
 		after := ""
@@ -262,7 +299,7 @@ func TestRewrapGoesOn(t *testing.T) {
 		}
 		w.rewrap(2)
 		w.opens()
-		if diff := cmp.Diff(map[string]KEKUse{primary: {5, 5}}, w.uses()); diff != "" {
+		if diff := cmp.Diff(map[string]KEKUse{primary: {5, 5, 5}}, w.uses()); diff != "" {
 			t.Errorf("cut off after %d (-want +got):\n%s", cut, diff)
 		}
 	}
@@ -284,6 +321,11 @@ func (m meddler) RewrapSession(kek string, wrapped []byte, device string, sid [1
 	return m.Ring.RewrapSession(kek, wrapped, device, sid)
 }
 
+func (m meddler) RewrapContent(kek string, wrapped []byte, release [32]byte) (string, []byte, error) {
+	m.meddle()
+	return m.Ring.RewrapContent(kek, wrapped, release)
+}
+
 // TestRewrapMeetsChanges: what somebody else has done to a row meanwhile stays.
 func TestRewrapMeetsChanges(t *testing.T) {
 	const other = `UPDATE device_key SET kek = 'other', wrapped = zeroblob(72)`
@@ -295,6 +337,8 @@ func TestRewrapMeetsChanges(t *testing.T) {
 		"another name":      {`UPDATE device_key SET kek = 'other'`, "", `SELECT count(*) FROM device_key WHERE kek = 'other'`},
 		"a session ended":   {`DELETE FROM session`, "s", `SELECT NOT EXISTS (SELECT 1 FROM session)`},
 		"a session's bytes": {`UPDATE session SET wrapped = zeroblob(136)`, "s", `SELECT count(*) FROM session WHERE wrapped = zeroblob(136)`},
+		"a release removed": {`DELETE FROM firmware`, "f", `SELECT NOT EXISTS (SELECT 1 FROM firmware)`},
+		"a release's bytes": {`UPDATE firmware SET wrapped = zeroblob(72)`, "f", `SELECT count(*) FROM firmware WHERE wrapped = zeroblob(72)`},
 	} {
 		w := newWrapping(t, 1)
 		w.rotate()
@@ -307,7 +351,7 @@ func TestRewrapMeetsChanges(t *testing.T) {
 		}}
 		before := len(records(t, w.Store, audit.Filter{}))
 		done, err := w.Rewrap(t.Context(), o)
-		if err != nil || done.DeviceKeys+done.Sessions+len(done.Failed) != 0 {
+		if err != nil || done.DeviceKeys+done.Sessions+done.Releases+len(done.Failed) != 0 {
 			t.Errorf("%s: %+v, %v", name, done, err)
 		}
 		if number(t, w.Store, c.check) != 1 {
@@ -333,14 +377,14 @@ func TestRewrapOfWhatDoesNotOpen(t *testing.T) {
 	})
 	sum := w.rewrap(1)
 	slices.Sort(sum.Failed)
-	want := Rewrapped{DeviceKeys: 3, Sessions: 3, Failed: []string{
+	want := Rewrapped{DeviceKeys: 3, Sessions: 3, Releases: 4, Failed: []string{
 		"unwrapping a session of device d2: a wrapped key does not open",
 		"unwrapping the key of device d0, epoch 1: a wrapped key does not open",
 	}}
 	if diff := cmp.Diff(want, sum); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[string]KEKUse{old: {1, 1}, primary: {3, 3}}, w.uses()); diff != "" {
+	if diff := cmp.Diff(map[string]KEKUse{old: {1, 1, 0}, primary: {3, 3, 4}}, w.uses()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -348,7 +392,7 @@ func TestRewrapOfWhatDoesNotOpen(t *testing.T) {
 func TestRewrapRefusesPlaces(t *testing.T) {
 	w := newWrapping(t, 1)
 	w.rotate()
-	for _, after := range []string{"x", "d0", "dzz", "d00", "s" + "00", "0011", " ", "d" + fmt.Sprintf("%034d", 0)} {
+	for _, after := range []string{"x", "d0", "dzz", "d00", "s" + "00", "f" + "00", "f" + fmt.Sprintf("%032d", 0), "0011", " ", "d" + fmt.Sprintf("%034d", 0)} {
 		if done, err := w.Rewrap(t.Context(), w.order(after, 0)); !errors.Is(err, ErrPlace) || done.DeviceKeys != 0 {
 			t.Errorf("%q: %+v, %v; want ErrPlace", after, done, err)
 		}
@@ -365,13 +409,13 @@ func TestCloseKEK(t *testing.T) {
 	old, primary := w.rotate()
 	record := audit.Record{At: noon, Actor: audit.Actor{Kind: audit.Operator, Name: "ada"}, Action: "keyring.key_removed"}
 	var used *KEKInUseError
-	if err := w.CloseKEK(t.Context(), old, record); !errors.As(err, &used) || used.KEKUse != (KEKUse{4, 4}) || used.KEK != old {
+	if err := w.CloseKEK(t.Context(), old, record); !errors.As(err, &used) || used.KEKUse != (KEKUse{4, 4, 4}) || used.KEK != old {
 		t.Errorf("closing what wraps: %v, %+v", err, used)
 	}
 	if done, err := w.Rewrap(t.Context(), w.order("", 0)); err != nil || done.DeviceKeys != 4 {
 		t.Fatalf("%+v, %v", done, err)
 	}
-	if err := w.CloseKEK(t.Context(), old, record); !errors.As(err, &used) || used.KEKUse != (KEKUse{0, 4}) {
+	if err := w.CloseKEK(t.Context(), old, record); !errors.As(err, &used) || used.KEKUse != (KEKUse{0, 4, 4}) {
 		t.Errorf("closing what wraps sessions: %v", err)
 	}
 	w.rewrap(0)
@@ -392,7 +436,7 @@ func TestCloseKEK(t *testing.T) {
 	if _, err := w.Device(t.Context(), ecowatt.DeviceID("new")); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("half of it was stored: %v", err)
 	}
-	for _, query := range []string{`UPDATE device_key SET kek = $1`, `UPDATE session SET kek = $1`} {
+	for _, query := range []string{`UPDATE device_key SET kek = $1`, `UPDATE session SET kek = $1`, `UPDATE firmware SET kek = $1`} {
 		err := w.write(t.Context(), func(tx *Tx) error {
 			_, err := tx.w.exec(query, old)
 			return err
@@ -401,7 +445,7 @@ func TestCloseKEK(t *testing.T) {
 			t.Errorf("%s is possible", query)
 		}
 	}
-	if diff := cmp.Diff(map[string]KEKUse{primary: {4, 4}}, w.uses()); diff != "" {
+	if diff := cmp.Diff(map[string]KEKUse{primary: {4, 4, 4}}, w.uses()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if err := w.OpenKEKs(t.Context(), old, "another"); err != nil {

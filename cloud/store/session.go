@@ -241,7 +241,7 @@ func (tx *Tx) end(which string, device, bound int64) (int64, error) {
 // selectSession finds a session, and with it the key that its device is to be
 // offered: one step in an index that holds nothing but pending keys.
 const selectSession = `SELECT s.device, d.name, s.epoch, s.hs_no, s.state = 'pending', s.recovery, s.last_seq, s.expires_at, s.kek, s.wrapped,
-	n.psk_id, n.epoch, n.kek, n.wrapped, n.burn, n.offer_from, n.offered_at IS NOT NULL, d.cmd_open, d.cfg_pending, d.cfg_slot
+	n.psk_id, n.epoch, n.kek, n.wrapped, n.burn, n.offer_from, n.offered_at IS NOT NULL, d.cmd_open, d.cfg_pending, d.cfg_slot, d.fw_open
 	FROM session s JOIN device d ON d.id = s.device
 	LEFT JOIN device_key n ON n.device = s.device AND n.state = 'pending' WHERE s.sid = $1`
 
@@ -257,7 +257,7 @@ func (s *Store) Session(ctx context.Context, sid [16]byte) (session.Session, err
 		x.Pending, x.Recovery, x.LastSeq = st.ColumnBool(4), st.ColumnBool(5), session.Sequence(st.ColumnInt64(6))
 		x.Expires, x.KEK, x.Wrapped = moment(st.ColumnInt64(7)), st.ColumnText(8), st.ColumnBlob(9, nil)
 		x.Next, x.Commands = pendingKey(st, 10), st.ColumnInt64(17)
-		x.Config, x.Slot = st.ColumnInt64(18), time.Duration(st.ColumnInt64(19))*time.Second
+		x.Config, x.Slot, x.Rollout = st.ColumnInt64(18), time.Duration(st.ColumnInt64(19))*time.Second, st.ColumnInt64(20)
 	})
 	if err == nil && !found {
 		err = session.ErrUnknown

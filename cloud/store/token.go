@@ -80,7 +80,7 @@ func (s *Store) TokenByHash(ctx context.Context, hash [32]byte) (access.Token, e
 // KEKs returns the ids of the key-encryption keys that wrap anything in the
 // database, in order. It reads every key: it is for the start of the cloud.
 func (s *Store) KEKs(ctx context.Context) ([]string, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT kek FROM device_key WHERE kek IS NOT NULL UNION SELECT kek FROM session ORDER BY 1`)
+	rows, err := s.read.QueryContext(ctx, `SELECT kek FROM device_key WHERE kek IS NOT NULL UNION SELECT kek FROM session UNION SELECT kek FROM firmware ORDER BY 1`)
 	if err != nil {
 		return nil, fmt.Errorf("reading the ids of key-encryption keys: %w", unavailable(err))
 	}
