@@ -56,8 +56,9 @@ type Restored struct {
 }
 
 // Restore makes the database of the data folder from a backup. The folder must
-// be empty but for the key ring and the token; it is made where there is none. A
-// restore that was cut off is begun again. What is refused changes nothing.
+// be empty but for the key ring, the token, and the folders of firmware and
+// artifacts; it is made where there is none. A restore that was cut off is begun
+// again. What is refused changes nothing.
 func Restore(ctx context.Context, backup, data string) (Restored, error) {
 	b, err := store.CheckBackup(ctx, backup)
 	if err != nil {
@@ -90,7 +91,7 @@ func emptied(data string) error {
 		return fmt.Errorf("looking at the data folder: %w", err)
 	}
 	for _, name := range names {
-		if !slices.Contains([]string{"lock", keyringFile, tokenFile}, name) && !strings.HasPrefix(name, restoringFile) {
+		if !slices.Contains([]string{"lock", keyringFile, tokenFile, firmwareFolder, artifactsFolder}, name) && !strings.HasPrefix(name, restoringFile) {
 			return fmt.Errorf("the data folder %s is not empty, it holds %s: restore into one of its own, or move that away", data, name)
 		}
 	}

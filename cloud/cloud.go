@@ -36,8 +36,8 @@ const (
 	keyringFile  = "keyring.json"
 	tokenFile    = "token"
 
-	firmwareRootFile = "firmware-root"
-	maxFirmwareRoot  = 8 << 10 // bytes
+	firmwareFolder  = "firmware"  // roots of trust
+	artifactsFolder = "artifacts" // files of releases
 )
 
 // Options of a cloud. Only Data must be given.
@@ -239,18 +239,12 @@ func bootstrap(ctx context.Context, db *store.Store, o Options) error {
 	return nil
 }
 
-// firmwareRoot reads the root of trust for firmware, the signed statement of the
-// newest version; empty while there is none.
-func firmwareRoot(data disk.FS) ([]byte, error) {
-	root, err := disk.ReadFile(data, firmwareRootFile, maxFirmwareRoot)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return root, err
-}
-
 // newHandler makes the handler of everything.
 func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error) {
+	roots, err := openTrust(disk.OS(o.Data), s.db, time.Now)
+	if err != nil {
+		return nil, err
+	}
 	devices, err := gateway.New(gateway.Options{
 		Store: gateway.Of(s.db), Keys: keys, Random: rand.Reader, Now: time.Now, Slot: o.Slot, Logger: o.Logger,
 		Hold: o.Hold, Draining: s.draining,
@@ -273,7 +267,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 		Wake:           devices.Wake,
 		Metrics:        func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
 		PublicURL:      o.PublicURL,
-		FirmwareRoot:   func() ([]byte, error) { return firmwareRoot(disk.OS(o.Data)) },
+		Trust:          roots,
 		Draining:       s.draining,
 		Logger:         o.Logger,
 	})

@@ -124,8 +124,11 @@ func TestPermissions(t *testing.T) {
 		RotateKeys:    {Administrator},
 		RecoverDevice: {Administrator},
 		ManageKeyring: {Administrator},
+		KeepReleases:  {Operator, Administrator},
+		RollOut:       {Operator, Administrator},
+		TrustRoot:     {Administrator},
 	}
-	for action := Action(0); action <= ManageKeyring+1; action++ {
+	for action := Action(0); action <= TrustRoot+1; action++ {
 		var got []Role
 		for role := Role(0); role <= Administrator+2; role++ {
 			err := Identity{Name: "x", Role: role}.Authorize(action)

@@ -57,6 +57,9 @@ const (
 	RotateKeys                      // replaces keys, of one device or of all
 	RecoverDevice                   // lets a device in with a key that was replaced
 	ManageKeyring                   // see and change what wraps the keys in the database
+	KeepReleases                    // add and remove signed releases of firmware
+	RollOut                         // bring releases to devices, and stop doing so
+	TrustRoot                       // add roots of trust for firmware
 )
 
 // String returns the action as it reads after "may not".
@@ -82,6 +85,12 @@ func (a Action) String() string {
 		return "let a device recover"
 	case ManageKeyring:
 		return "see or change the key ring"
+	case KeepReleases:
+		return "add or remove releases"
+	case RollOut:
+		return "roll out releases"
+	case TrustRoot:
+		return "add a root of trust"
 	}
 	return fmt.Sprintf("action(%d)", uint8(a))
 }
@@ -92,9 +101,9 @@ func (a Action) needs() Role {
 	switch a {
 	case SeeFleet, SeeTelemetry, SeeAudit:
 		return Viewer
-	case ChangeDevice, OrderCommands, ChangeConfig:
+	case ChangeDevice, OrderCommands, ChangeConfig, KeepReleases, RollOut:
 		return Operator
-	case AddDevice, RotateKeys, RecoverDevice, ManageKeyring:
+	case AddDevice, RotateKeys, RecoverDevice, ManageKeyring, TrustRoot:
 		return Administrator
 	}
 	return Administrator + 1

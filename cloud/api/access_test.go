@@ -38,6 +38,7 @@ var surface = []struct {
 	{http.MethodPut, "/api/v1/devices/{id}/config/template", `{"template":""}`, access.Operator, 200},
 	{http.MethodGet, "/api/v1/devices/{id}/events", "", access.Viewer, 200},
 	{http.MethodGet, "/api/v1/events", "", access.Viewer, 200},
+	{http.MethodPut, "/api/v1/firmware/root", "signed", access.Administrator, 200},
 	{http.MethodGet, "/api/v1/groups/{group}/config", "", access.Viewer, 200},
 	{http.MethodPut, "/api/v1/groups/{group}/config", `{"log_level":"warn"}`, access.Operator, 200},
 	{http.MethodPut, "/api/v1/groups/{group}/config/template", `{"template":""}`, access.Operator, 200},

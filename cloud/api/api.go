@@ -78,6 +78,7 @@ type Options struct {
 	Commander Commander
 
 	Configurations Configurations
+	Trust          Trust
 
 	// Wake is called after the commit of what a device is to be told: an answer
 	// that is held back for it goes out. Nil for nobody.
@@ -92,9 +93,6 @@ type Options struct {
 	// PublicURL is the cloud URL written into enrolment files when a request
 	// names none; empty for the scheme and host by which the request came.
 	PublicURL string
-	// FirmwareRoot returns the root of trust for firmware that a new device gets,
-	// empty while there is none. Nil for none.
-	FirmwareRoot func() ([]byte, error)
 	// Draining is closed when the server is about to stop: who waits for news is
 	// answered at once. Nil for never.
 	Draining <-chan struct{}
@@ -123,7 +121,7 @@ const maxBody = 64 << 10
 func New(o Options) (http.Handler, error) {
 	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
 		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil ||
-		o.Commands == nil || o.Commander == nil || o.Configurations == nil {
+		o.Commands == nil || o.Commander == nil || o.Configurations == nil || o.Trust == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
 	}
 	if o.Wake == nil {
@@ -145,6 +143,7 @@ func New(o Options) (http.Handler, error) {
 	s.registerAudit()
 	s.registerEvents()
 	s.registerKeyring()
+	s.registerFirmware()
 	s.registerHealth()
 	if err := s.registerDocs(); err != nil {
 		return nil, err

@@ -81,6 +81,7 @@ type cloud struct {
 	tokens    map[access.Role]string
 	telemetry *fakeTelemetry
 	keyring   fakeKeyring
+	trust     fakeTrust
 	woken     []ecowatt.DeviceID
 	logs      *logBuffer
 	now       time.Time
@@ -135,6 +136,7 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
 		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
 		Keyring:   &c.keyring,
+		Trust:     &c.trust,
 		Commands:  c.store, Configurations: c.store,
 		Commander: command.NewQueue(c.store, rand.Reader, c.wake), Wake: c.wake,
 		Ready: c.store.Ready, Unavailable: errBusy,

@@ -55,6 +55,7 @@ func schemaOf(from map[string]any) *huma.Schema {
 	s := &huma.Schema{Default: from["default"]}
 	s.Type, _ = from["type"].(string)
 	s.Description, _ = from["description"].(string)
+	s.Pattern, _ = from["pattern"].(string)
 	s.UniqueItems, _ = from["uniqueItems"].(bool)
 	s.Enum, _ = from["enum"].([]any)
 	if c, ok := from["const"]; ok {

@@ -188,13 +188,9 @@ func (s *server) addDevice(ctx context.Context, in *addDeviceInput) (*addDeviceO
 	if cloudURL == "" {
 		cloudURL = in.origin
 	}
-	root, err := s.firmwareRoot()
-	if err != nil {
-		return nil, err
-	}
 	device, enrolment, err := s.Registry.Add(ctx, registry.Request{
 		ID: in.Body.ID, Group: in.Body.Group, Notes: in.Body.Notes, TimeZone: in.Body.TimeZone, CloudURL: cloudURL, By: caller(ctx).Name,
-		FirmwareRoot: root,
+		FirmwareRoot: s.Trust.Roots().Newest(),
 	}, s.Now())
 	if err != nil {
 		return nil, deviceProblem(ecowatt.DeviceID(in.Body.ID), err)
@@ -207,13 +203,6 @@ func (s *server) addDevice(ctx context.Context, in *addDeviceInput) (*addDeviceO
 		Location: prefix + "/devices/" + string(device.ID),
 		Body:     AddedDevice{Device: showDevice(device, s.Now()), Enrolment: file},
 	}, nil
-}
-
-func (s *server) firmwareRoot() ([]byte, error) {
-	if s.FirmwareRoot == nil {
-		return nil, nil
-	}
-	return s.FirmwareRoot()
 }
 
 type listDevicesInput struct {

@@ -74,6 +74,8 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		return commandProblem(refused)
 	case configProblem(err) != nil:
 		return configProblem(err)
+	case firmwareProblem(err) != nil:
+		return firmwareProblem(err)
 	case errors.Is(err, command.ErrKeyUsed):
 		return problemf(http.StatusConflict, "Idempotency-Key: %v", command.ErrKeyUsed)
 	case errors.Is(err, registry.ErrNotFound):

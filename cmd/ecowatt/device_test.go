@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"os"
@@ -35,15 +36,14 @@ On the gateway: ecowatt-agent enroll roof.json --dir DIR
 		t.Errorf("the enrolment file is %s", before)
 	}
 	// The root of trust for firmware comes with it, once there is one.
-	if err := os.WriteFile(filepath.Join(o.data, "firmware-root"), []byte("signed"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	root := o.copyOf("root.cbor")
+	o.run(0, "firmware", "root", "push", "root.cbor").out(` trusts root 1\.$`)
 	// By default the file is named after the device.
 	key := regexp.MustCompile(`"key": "(.*)"`)
 	added := o.run(0, "device", "add", "roof-2", "--cloud-url", "https://eco.example", "--json").out(`"file": "roof-2.enrol.json"`, `"id": "roof-2"`)
 	o.mode("roof-2.enrol.json", 0o600)
 	file := o.file("roof-2.enrol.json")
-	if !strings.Contains(file, `"cloud_url": "https://eco.example"`) || !strings.Contains(file, `"firmware_root": "c2lnbmVk"`) {
+	if !strings.Contains(file, `"cloud_url": "https://eco.example"`) || !strings.Contains(file, `"firmware_root": "`+base64.StdEncoding.EncodeToString(root)+`"`) {
 		t.Errorf("the enrolment file is %s", file)
 	}
 	added.never(regexp.QuoteMeta(key.FindStringSubmatch(file)[1]))
@@ -73,7 +73,7 @@ On the gateway: ecowatt-agent enroll roof.json --dir DIR
 	} {
 		o.run(refused.code, append([]string{"device", "add"}, refused.args...)...).out().talk(refused.says)
 	}
-	names, err := filepath.Glob(filepath.Join(o.dir, "*"))
+	names, err := filepath.Glob(filepath.Join(o.dir, "*.json"))
 	if err != nil || len(names) != 2 {
 		t.Errorf("files: %v, %v; want the two that were asked for", names, err)
 	}

@@ -5,10 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -273,29 +270,29 @@ func names(entries []os.DirEntry) (list []string) {
 	return list
 }
 
-// The cloud is sent the signed root of trust, and nothing that is none.
+// The cloud takes the first root of trust, and then each that follows the newest;
+// what is not signed as it must be is not even sent.
 func TestFirmwareRootPush(t *testing.T) {
-	o := offline(t)
+	o := newOperator(t)
 	o.signedRoot("root")
-	var got []byte
-	cloud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPut || r.URL.Path != "/api/v1/firmware/root" || r.Header.Get("Content-Type") != "application/cbor" {
-			t.Errorf("%s %s, %s", r.Method, r.URL, r.Header.Get("Content-Type"))
-		}
-		got, _ = io.ReadAll(r.Body)
-		w.WriteHeader(http.StatusNoContent)
-	}))
-	defer cloud.Close()
-	o.env["ECOWATT_URL"] = cloud.URL
-	o.env["ECOWATT_TOKEN"] = "ew_" + strings.Repeat("a", 42) + "A"
-	o.run(0, "firmware", "root", "push", "root").out(`trusts root 1\.$`)
-	if string(got) != o.file("root") {
-		t.Error("another root of trust was sent")
-	}
 	o.put("unsigned", bytes.Replace([]byte(o.file("root")), []byte("application/ecowatt-fw-root"), []byte("application/ecowatt-fw-tree"), 1))
-	got = nil
-	o.run(1, "firmware", "root", "push", "unsigned").talk(`0 signatures of its own root keys, 1 are needed`)
-	if got != nil {
-		t.Error("a root of trust that is not signed was sent")
+	o.run(1, "firmware", "root", "push", "unsigned").out().talk(`0 signatures of its own root keys, 1 are needed`)
+	o.run(0, "log").never(`firmware`)
+	o.run(0, "firmware", "root", "push", "root").answers(o.env["ECOWATT_URL"] + " trusts root 1.\n")
+	o.run(0, "firmware", "root", "push", "root").answers(o.env["ECOWATT_URL"] + " has root 1 already; the newest is 1.\n")
+	o.run(0, "firmware", "root", "push", "root", "--json").out(`"version": 1`)
+	o.copyOf("root.cbor")
+	o.run(1, "firmware", "root", "push", "root.cbor").out().talk(`^ecowatt: root.cbor: not signed as it must be: `)
+	o.run(0, "log").out(`administrator .* firmware\.root_added +root of trust 1 for firmware added`, `firmware\.refused +root of trust refused: `)
+}
+
+// copyOf copies a vector of the format into the folder.
+func (o *operator) copyOf(name string) []byte {
+	o.t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "firmware", "testdata", name))
+	if err != nil {
+		o.t.Fatal(err)
 	}
+	o.put(name, b)
+	return b
 }

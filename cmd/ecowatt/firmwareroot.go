@@ -10,10 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
+	"ecowatt/cloud/api"
 	"ecowatt/firmware"
 	"ecowatt/key"
 )
@@ -370,8 +370,9 @@ are told of it before the next release. No key is sent. For administrators.`,
 			return err
 		}
 		header := map[string]string{"Content-Type": "application/cbor"}
-		if err := cloud.callWith(cmd.Context(), http.MethodPut, firmwareRootPath, data, header, nil); err != nil {
-			return err
+		var now api.FirmwareRoot
+		if err := cloud.callWith(cmd.Context(), http.MethodPut, firmwareRootPath, data, header, &now); err != nil {
+			return refusedFile(args[0], err)
 		}
 		if *asJSON {
 			e, err := firmware.ParseEnvelope(data)
@@ -380,8 +381,26 @@ are told of it before the next release. No key is sent. For administrators.`,
 			}
 			return printJSON(a.stdout, showRoot(r, e))
 		}
-		_, err = fmt.Fprintf(a.stdout, "%s trusts root %d.\n", strings.TrimSuffix(cloud.base, "/"), r.Version)
+		if !now.Added {
+			_, err = fmt.Fprintf(a.stdout, "%s has root %d already; the newest is %d.\n", cloud.base, r.Version, now.Version)
+			return err
+		}
+		_, err = fmt.Fprintf(a.stdout, "%s trusts root %d.\n", cloud.base, r.Version)
 		return err
 	}
 	return c
+}
+
+// refusedFile is the error of a file that the cloud does not take: it is no wrong
+// usage of the command.
+func refusedFile(name string, err error) error {
+	refused, ok := errors.AsType[*refusedError](err)
+	if !ok {
+		return err
+	}
+	switch refused.status {
+	case http.StatusUnprocessableEntity, http.StatusConflict, http.StatusRequestEntityTooLarge:
+		return &failure{code: exitFailed, err: fmt.Errorf("%s: %w", name, refused)}
+	}
+	return err
 }

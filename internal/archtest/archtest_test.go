@@ -61,6 +61,7 @@ const rules = `
 	cloud/config: pure log/slog . parameter
 	cloud/command: pure log/slog .
 	cloud/rollout: pure log/slog . key firmware firmware/delta
+	cloud/artifact: std internal/disk
 	cloud/store: std . key cloud/registry cloud/access cloud/audit cloud/session cloud/ingest cloud/rollup cloud/config cloud/command cloud/rollout parameter github.com/ncruces/go-sqlite3/... github.com/jackc/pgx/v5/...
 	cloud/gateway: std . key wire wire/... parameter cloud/registry cloud/session cloud/ingest cloud/config cloud/command cloud/rollout cloud/audit
 	cloud/api: std . parameter cloud/registry cloud/access cloud/audit cloud/ingest cloud/rollup cloud/config cloud/command cloud/rollout github.com/danielgtaylor/huma/v2/...
