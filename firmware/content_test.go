@@ -97,6 +97,22 @@ func TestContentAgainstTheSpecification(t *testing.T) {
 	}
 }
 
+// The counter goes into the nonce by exclusive or, not by a sum.
+func TestNonces(t *testing.T) {
+	c := Content{nonce: [12]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x0b, 0xff}}
+	for n, want := range map[uint64][]byte{
+		0:               {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x0b, 0xff},
+		1:               {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x0b, 0xfe},
+		3:               {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x0b, 0xfc},
+		0x0102:          {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0x0a, 0xfd},
+		0x05 << (7 * 8): {1, 2, 3, 4, 0, 6, 7, 8, 9, 10, 0x0b, 0xff},
+	} {
+		if got := c.nonceOf(n); !bytes.Equal(got, want) {
+			t.Errorf("segment %d: %x, want %x", n, got, want)
+		}
+	}
+}
+
 // Attacks: F7, F8, F9
 func TestChunksThatAreNotOfTheTable(t *testing.T) {
 	p := packed(t, image(5*SegmentSize))

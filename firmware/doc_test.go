@@ -94,6 +94,7 @@ func TestDocumentedTables(t *testing.T) {
 		{"MaxText", MaxText},
 		{"MaxChunks", MaxChunks},
 		{"MaxKeys", MaxKeys},
+		{"MaxDevices", MaxDevices},
 	} {
 		limits = append(limits, fmt.Sprint(l.name, " ", l.value))
 	}

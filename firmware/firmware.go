@@ -25,6 +25,7 @@ const (
 	MaxText     = 64        // bytes of a version or a revision
 	MaxChunks   = 4096      // of a payload
 	MaxKeys     = 16        // of a root
+	MaxDevices  = 64        // named by a downgrade
 )
 
 // What is wrong with a release. Each is a reason to refuse it that a device
@@ -70,7 +71,7 @@ func decode(data []byte, v any) error {
 		TagsMd:            cbor.TagsForbidden,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 		MaxNestedLevels:   8,
-		MaxArrayElements:  64,
+		MaxArrayElements:  MaxDevices, // the longest list there is
 		MaxMapPairs:       32,
 	}.DecMode()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
@@ -439,13 +440,14 @@ func TestDowngradesThatMakeNoSense(t *testing.T) {
 	for name, d := range map[string]Downgrade{
 		"for ever and for all": {Product: product, From: 2, To: 1},
 		"upwards":              {Product: product, From: 1, To: 2, Expires: 9},
+		"too many devices":     {Product: product, From: 2, To: 1, Devices: strings.Fields(strings.Repeat("roof ", MaxDevices+1))},
 		"no product":           {From: 2, To: 1, Expires: 9},
 	} {
 		if _, err := d.Unsigned(); !errors.Is(err, ErrFormat) {
 			t.Errorf("%s: %v, want ErrFormat", name, err)
 		}
 	}
-	d := Downgrade{Product: product, From: 2, To: 1, Expires: 9}
+	d := Downgrade{Product: product, From: 2, To: 1, Expires: 9, Devices: strings.Fields(strings.Repeat("roof ", MaxDevices))}
 	e, err := d.Unsigned()
 	if err != nil {
 		t.Fatal(err)

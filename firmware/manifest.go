@@ -250,6 +250,8 @@ func (d Downgrade) check() error {
 		return malformed("a downgrade from release %d to %d", d.From, d.To)
 	case d.Expires <= 0 && len(d.Devices) == 0:
 		return malformed("a downgrade that neither expires nor names devices")
+	case len(d.Devices) > MaxDevices:
+		return malformed("a downgrade that names %d devices; there may be %d", len(d.Devices), MaxDevices)
 	case slices.ContainsFunc(d.Devices, notText):
 		return malformed("a downgrade that names no device")
 	}

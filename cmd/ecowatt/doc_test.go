@@ -102,6 +102,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		"ecowatt firmware root init":      &rootMade{},
 		"ecowatt firmware root rotate":    &rootRotated{},
 		"ecowatt firmware keygen":         &keyInfo{},
+		"ecowatt firmware downgrade":      &statementInfo{},
 		"ecowatt firmware inspect":        &statementInfo{},
 		"ecowatt log":                     &audit.Record{},
 		"ecowatt bench block":             &benchReport{},

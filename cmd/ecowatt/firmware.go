@@ -26,6 +26,7 @@ func (a *app) newFirmwareCommand() *cobra.Command {
 		a.newFirmwareKeygenCommand(),
 		a.newFirmwareBuildCommand(),
 		a.newFirmwareSignCommand(),
+		a.newFirmwareDowngradeCommand(),
 		a.newFirmwareInspectCommand(),
 		a.newFirmwareVerifyCommand(),
 	)

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,7 +18,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ecowatt"
 	"ecowatt/firmware"
+	"ecowatt/firmware/delta"
 	"ecowatt/key"
 )
 
@@ -131,6 +136,18 @@ Release 12 (1.4.0) is good under root of trust 1.
 	o.absent("r.ewfw.new")
 }
 
+// A passphrase takes as long to try as age wants it.
+func TestPassphraseTakesWork(t *testing.T) {
+	_, k := signer(t, 1)
+	var sealed bytes.Buffer
+	if err := sealSigningKey(&sealed, k, "correct horse battery", 0); err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`^age-encryption.org/v1\n-> scrypt \S+ 18\n`).Match(sealed.Bytes()) {
+		t.Errorf("the key is sealed as %.60q", sealed.String())
+	}
+}
+
 // rotate takes the release key away, which needs two of three root keys.
 func (o *operator) rotate(phrase string) {
 	o.t.Helper()
@@ -146,6 +163,34 @@ func (o *operator) rotate(phrase string) {
 	o.run(1, "firmware", "root", "rotate", "keys/firmware-root.1", "--key", "keys/root-1.key", phrase).talk(`firmware-root.2 exists already`)
 	o.run(1, "firmware", "root", "rotate", "keys/firmware-root.2", "--key", "release-2.key", phrase).talk(`is a root key neither of version 2 nor of 3`)
 	o.run(0, "firmware", "inspect", "keys/firmware-root.2").out(`^floor +11$`, `^ceiling +4096$`)
+}
+
+// Floor and ceiling stay in the roots that follow, until they are changed.
+func TestFirmwareFloorAndCeiling(t *testing.T) {
+	o := offline(t)
+	o.signedRoot("firmware-root.1")
+	third, _ := signer(t, 3)
+	for i, c := range []struct {
+		flags []string
+		want  rootInfo
+	}{
+		{nil, rootInfo{}},
+		{[]string{"--ceiling", "4096", "--floor", "11"}, rootInfo{Floor: 11, Ceiling: 4096}},
+		{nil, rootInfo{Floor: 11, Ceiling: 4096}},
+		{[]string{"--floor", "12"}, rootInfo{Floor: 12, Ceiling: 4096}},
+		{[]string{"--ceiling", "5000"}, rootInfo{Ceiling: 5000}},
+		{[]string{"--ceiling", "0"}, rootInfo{}},
+	} {
+		before := fmt.Sprint(rootFile, i+1)
+		said := o.pipe(0, third, append([]string{"firmware", "root", "rotate", before, "--key", "-", "--json"}, c.flags...)...)
+		var made rootRotated
+		if err := json.Unmarshal([]byte(said.stdout), &made); err != nil {
+			t.Fatal(err)
+		}
+		if made.Root.Floor != c.want.Floor || made.Root.Ceiling != c.want.Ceiling || made.MissingOld != 0 || made.MissingNew != 0 {
+			t.Errorf("after %s with %q: %+v", before, c.flags, made)
+		}
+	}
 }
 
 // Several people sign, each with a key on standard input; a release that another
@@ -195,6 +240,133 @@ func TestFirmwareApproval(t *testing.T) {
 	o.absent("damaged.ewfw.new")
 }
 
+// Built once more, a release differs in what is random, and in nothing else.
+func TestFirmwareBuildsAreTheSame(t *testing.T) {
+	o := offline(t)
+	o.images()
+	var bundles [2]*firmware.BundleReader
+	for i, name := range []string{"1.ewfw", "2.ewfw"} {
+		o.run(0, "firmware", "build", "new", "--version", "1.4.0", "--release", "12", "--hardware", "gw-1", "--base", "old", "--out", name)
+		b, err := firmware.ReadBundle(strings.NewReader(o.file(name)), maxBundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundles[i] = b
+	}
+	one, two := bundles[0], bundles[1]
+	if one.Content.Secret() == two.Content.Secret() {
+		t.Error("two releases have one content key")
+	}
+	for i := range one.Manifest.Payloads {
+		p, q := &one.Manifest.Payloads[i], two.Manifest.Payloads[i]
+		if bytes.Equal(p.Commitment[:firmware.SaltSize], q.Commitment[:firmware.SaltSize]) {
+			t.Errorf("payload %d has the same salt twice", i)
+		}
+		p.Commitment, p.ContentKey, p.Artifact, p.Table = q.Commitment, q.ContentKey, q.Artifact, q.Table
+	}
+	if diff := cmp.Diff(one.Manifest, two.Manifest); diff != "" {
+		t.Errorf("what is not random differs:\n%s", diff)
+	}
+}
+
+// A signed statement lets a device go back, once as many have signed it as must.
+func TestFirmwareDowngrade(t *testing.T) {
+	o := offline(t)
+	o.images()
+	o.signedRoot("root")
+	first, _ := signer(t, 1)
+	second, _ := signer(t, 2)
+	o.run(0, "firmware", "build", "new", "--version", "1.3.9", "--release", "11", "--hardware", "gw-1", "--out", "r.ewfw")
+	o.pipe(0, first, "firmware", "sign", "r.ewfw", "--key", "-")
+	o.pipe(0, second, "firmware", "sign", "r.ewfw", "--key", "-")
+	o.run(0, "firmware", "downgrade", "--from", "12", "--to", "11", "--device", "roof-2", "--device", "roof-1", "--device", "roof-2", "--expires", "2099-01-01").out(
+		`^It is downgrade-12-11. Sign it: `)
+	verify := func(args ...string) []string {
+		return append([]string{"firmware", "verify", "r.ewfw", "--root", "root", "--running", "12"}, args...)
+	}
+	allowed := verify("--downgrade", "downgrade-12-11", "--device", "roof-1")
+	o.run(1, verify("--device", "roof-1")...).talk(`older than what may be installed`)
+	o.pipe(0, second, "firmware", "sign", "downgrade-12-11", "--key", "-")
+	o.run(1, allowed...).talk(`downgrade-12-11: verifying a downgrade: not signed as it must be: 1 signatures`)
+	o.pipe(0, first, "firmware", "sign", "downgrade-12-11", "--key", "-").out(`^downgrade from release 12 to 11 carries signatures of [0-9a-f]{16}, [0-9a-f]{16}\.$`)
+	o.run(0, allowed...)
+	o.run(1, append(allowed, "--device", "roof-3")...).talk(`older than what may be installed`)
+	o.run(1, append(allowed, "--running", "13")...).talk(`older than what may be installed`)
+	o.run(1, append(allowed, "--security", "1")...).talk(`security version 0, at least 1`)
+	o.run(0, "firmware", "inspect", "downgrade-12-11").out(`^devices +roof-1, roof-2$`, `^expires +2099-01-01T00:00:00Z$`)
+	o.pipe(0, first, "firmware", "downgrade", "--from", "12", "--to", "11", "--expires", "2020-01-01", "--key", "-", "--out", "late").out(
+		`^downgrade from release 12 to 11 carries signatures of [0-9a-f]{16}\. It is late\.$`)
+	o.pipe(0, second, "firmware", "sign", "late", "--key", "-")
+	o.run(1, verify("--downgrade", "late")...).talk(`older than what may be installed`)
+}
+
+// A release that was signed, and is not what it says: verify does not stop at the
+// signatures.
+func TestFirmwareVerifiesWhatWasSigned(t *testing.T) {
+	o := offline(t)
+	o.images()
+	o.signedRoot("root")
+	image, secret := []byte(o.file("new")), [32]byte{9}
+	k, err := key.ContentFromBytes(secret[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Clone(image)
+	other[1000] ^= 1
+	for name, x := range map[string]struct {
+		plain []byte // that is packed
+		edit  func(*firmware.Packed)
+		says  string
+	}{
+		"good":          {image, nil, ""},
+		"another image": {other, nil, `payload 0 \(full\): .*its SHA-256 is another one`},
+		"another table": {image, func(p *firmware.Packed) {
+			p.Table[40] ^= 1
+			p.Payload.Table = sha256.Sum256(p.Table)
+		}, `payload 0 \(full\): not the chunk of the table: chunk 1`},
+	} {
+		frame, err := delta.Full(x.plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := firmware.Manifest{
+			Format: 1, Product: firmware.ProductID([]byte(ecowatt.Product)), Hardware: []string{"gw-1"}, Version: "1", Release: 1,
+			Size: uint64(len(image)), Image: sha256.Sum256(image),
+		}
+		p, err := firmware.Pack(firmware.Source{Kind: firmware.KindFull, Plain: frame, Window: delta.FullWindow}, k, m.Product, rand.NewChaCha8(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.edit != nil {
+			x.edit(&p)
+		}
+		m.Payloads = []firmware.Payload{p.Payload}
+		e, err := m.Unsigned()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, first := signer(t, 1)
+		_, second := signer(t, 2)
+		if e, err = signAll(firmware.StatementManifest, e, []key.Signing{first, second}); err != nil {
+			t.Fatal(err)
+		}
+		var bundle bytes.Buffer
+		files := map[[32]byte][]byte{p.Payload.Artifact: p.Artifact, p.Payload.Table: p.Table}
+		err = firmware.WriteBundle(&bundle, firmware.Bundle{Envelope: e, Content: k, Open: func(f firmware.File) (io.Reader, error) {
+			return bytes.NewReader(files[f.Name]), nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.put(name, bundle.Bytes())
+		if x.says == "" {
+			o.run(0, "firmware", "verify", name, "--root", "root").out(`^payload full makes the image$`)
+		} else {
+			o.run(1, "firmware", "verify", name, "--root", "root").out().talk(x.says)
+		}
+	}
+}
+
 // What cannot be meant is refused, and nothing is made.
 func TestFirmwareRefuses(t *testing.T) {
 	o := offline(t)
@@ -242,6 +414,14 @@ func TestFirmwareRefuses(t *testing.T) {
 		{1, `3 of 2 release keys`, []string{"firmware", "root", "rotate", "root", "--release-threshold", "3"}},
 		{1, `a floor without a ceiling`, []string{"firmware", "root", "rotate", "root", "--floor", "3"}},
 		{1, `new: reading an envelope|new has more than`, []string{"firmware", "root", "rotate", "new"}},
+		{2, `--from is missing`, []string{"firmware", "downgrade"}},
+		{2, `--to is missing`, []string{"firmware", "downgrade", "--from", "2"}},
+		{2, `--to: release 2 is not earlier than 2`, []string{"firmware", "downgrade", "--from", "2", "--to", "2"}},
+		{2, `--expires is missing, or --device`, []string{"firmware", "downgrade", "--from", "2", "--to", "1"}},
+		{2, `--expires: "soon" is no time`, []string{"firmware", "downgrade", "--from", "2", "--to", "1", "--expires", "soon"}},
+		{2, `--device: `, []string{"firmware", "downgrade", "--from", "2", "--to", "1", "--device", "a b"}},
+		{2, `--product: "x" has not 32`, []string{"firmware", "downgrade", "--from", "2", "--to", "1", "--device", "a", "--product", "x"}},
+		{1, `old exists already; it is not overwritten`, []string{"firmware", "downgrade", "--from", "2", "--to", "1", "--device", "a", "--out", "old"}},
 		{2, `--key is missing`, []string{"firmware", "sign", "root"}},
 		{1, `plain.key is no signing key under a passphrase`, []string{"firmware", "sign", "root", "--key", "plain.key"}},
 		{1, `the key on standard input: no line of the form`, []string{"firmware", "sign", "root", "--key", "-"}},

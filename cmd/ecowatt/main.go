@@ -10,11 +10,15 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(process(0)) }
+
+// process is the whole program in a process of its own. It returns the exit code.
+// work is app.work.
+func process(work int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	code := run(ctx, os.Args[1:], os.Getenv, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
-	os.Exit(code)
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, work: work}
+	return a.run(ctx, os.Args[1:])
 }
 
 // stdio is what a program talks through: out is the answer, err the talk.
@@ -29,6 +33,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	work           int // log2 of the work to try a passphrase (scrypt's N); 0 for that of age
 
 	running bool // a command's own code was reached: what fails now is no wrong usage
 }
@@ -38,6 +43,10 @@ type app struct {
 // ctx, and did, returns nil.
 func run(ctx context.Context, args []string, getenv func(string) string, streams stdio) int {
 	a := &app{stdin: streams.in, stdout: streams.out, stderr: streams.err, getenv: getenv}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.newRootCommand()
 	root.SetArgs(args)
 	used, err := root.ExecuteContextC(ctx)

@@ -130,7 +130,7 @@ func (a *app) newSigningKey(ctx context.Context, from *phrases, name string) (k 
 	if k, err = key.NewSigning(rand.Reader); err != nil {
 		return k, fmt.Errorf("making a key: %w", err)
 	}
-	err = writeNew(name+signingFile, 0o600, func(w io.Writer) error { return sealSigningKey(w, k, phrase) })
+	err = writeNew(name+signingFile, 0o600, func(w io.Writer) error { return sealSigningKey(w, k, phrase, a.work) })
 	if err != nil {
 		return k, err
 	}
@@ -149,10 +149,14 @@ func mustBeNew(file string) error {
 	return nil
 }
 
-func sealSigningKey(w io.Writer, k key.Signing, phrase string) error {
+// sealSigningKey writes a key under a passphrase; work is app.work.
+func sealSigningKey(w io.Writer, k key.Signing, phrase string, work int) error {
 	to, err := agefile.NewScryptRecipient(phrase)
 	if err != nil {
 		return fmt.Errorf("sealing a key: %w", err)
+	}
+	if work != 0 {
+		to.SetWorkFactor(work)
 	}
 	sealed, err := agefile.Encrypt(w, to)
 	if err != nil {
