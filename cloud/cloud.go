@@ -21,6 +21,7 @@ import (
 
 	"ecowatt/cloud/access"
 	"ecowatt/cloud/api"
+	"ecowatt/cloud/artifact"
 	"ecowatt/cloud/command"
 	"ecowatt/cloud/gateway"
 	"ecowatt/cloud/keyring"
@@ -184,7 +185,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	s := &server{db: db, listener: listener, logger: o.Logger, ready: o.Ready, draining: make(chan struct{})}
-	if s.handler, err = s.newHandler(o, keys); err != nil {
+	if s.handler, err = s.newHandler(ctx, o, keys); err != nil {
 		return err
 	}
 	return s.run(ctx)
@@ -240,8 +241,12 @@ func bootstrap(ctx context.Context, db *store.Store, o Options) error {
 }
 
 // newHandler makes the handler of everything.
-func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error) {
+func (s *server) newHandler(ctx context.Context, o Options, keys *keyring.Ring) (http.Handler, error) {
 	roots, err := openTrust(disk.OS(o.Data), s.db, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	releases, err := openDepot(ctx, o.Data, &depot{db: s.db, keys: keys, roots: roots, now: time.Now, logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}
@@ -268,6 +273,8 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 		Metrics:        func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
 		PublicURL:      o.PublicURL,
 		Trust:          roots,
+		Releases:       s.db,
+		Depot:          releases,
 		Draining:       s.draining,
 		Logger:         o.Logger,
 	})
@@ -276,6 +283,7 @@ func (s *server) newHandler(o Options, keys *keyring.Ring) (http.Handler, error)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", devices)
+	mux.Handle(artifact.Path, artifact.NewHandler(releases.files, o.Logger))
 	mux.Handle("/", operators)
 	return mux, nil
 }

@@ -76,7 +76,7 @@ func TestTricklingMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &server{db: db, listener: listener, logger: o.Logger, draining: make(chan struct{})}
-		if s.handler, err = s.newHandler(o, ring); err != nil {
+		if s.handler, err = s.newHandler(t.Context(), o, ring); err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())

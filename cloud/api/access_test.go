@@ -38,6 +38,10 @@ var surface = []struct {
 	{http.MethodPut, "/api/v1/devices/{id}/config/template", `{"template":""}`, access.Operator, 200},
 	{http.MethodGet, "/api/v1/devices/{id}/events", "", access.Viewer, 200},
 	{http.MethodGet, "/api/v1/events", "", access.Viewer, 200},
+	{http.MethodGet, "/api/v1/firmware", "", access.Viewer, 200},
+	{http.MethodPost, "/api/v1/firmware", "bundle", access.Operator, 201},
+	{http.MethodGet, "/api/v1/firmware/{hash}", "", access.Viewer, 404},
+	{http.MethodDelete, "/api/v1/firmware/{hash}", "", access.Operator, 404},
 	{http.MethodPut, "/api/v1/firmware/root", "signed", access.Administrator, 200},
 	{http.MethodGet, "/api/v1/groups/{group}/config", "", access.Viewer, 200},
 	{http.MethodPut, "/api/v1/groups/{group}/config", `{"log_level":"warn"}`, access.Operator, 200},
@@ -63,7 +67,7 @@ var surface = []struct {
 
 // filled is a path of surface with a device and a key in it.
 func filled(path, device string) string {
-	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere", "{template}", "absent").Replace(path)
+	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere", "{hash}", strings.Repeat("0c", 32), "{template}", "absent").Replace(path)
 }
 
 // Attacks: A1, A2, A8, O5, O12

@@ -79,6 +79,8 @@ type Options struct {
 
 	Configurations Configurations
 	Trust          Trust
+	Releases       Releases
+	Depot          Depot
 
 	// Wake is called after the commit of what a device is to be told: an answer
 	// that is held back for it goes out. Nil for nobody.
@@ -121,7 +123,8 @@ const maxBody = 64 << 10
 func New(o Options) (http.Handler, error) {
 	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
 		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil ||
-		o.Commands == nil || o.Commander == nil || o.Configurations == nil || o.Trust == nil {
+		o.Commands == nil || o.Commander == nil || o.Configurations == nil ||
+		o.Trust == nil || o.Releases == nil || o.Depot == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
 	}
 	if o.Wake == nil {

@@ -82,6 +82,7 @@ type cloud struct {
 	telemetry *fakeTelemetry
 	keyring   fakeKeyring
 	trust     fakeTrust
+	depot     fakeDepot
 	woken     []ecowatt.DeviceID
 	logs      *logBuffer
 	now       time.Time
@@ -136,8 +137,8 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
 		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
 		Keyring:   &c.keyring,
-		Trust:     &c.trust,
-		Commands:  c.store, Configurations: c.store,
+		Trust:     &c.trust, Releases: c.store, Depot: &c.depot,
+		Commands: c.store, Configurations: c.store,
 		Commander: command.NewQueue(c.store, rand.Reader, c.wake), Wake: c.wake,
 		Ready: c.store.Ready, Unavailable: errBusy,
 		Now:    func() time.Time { return c.now },

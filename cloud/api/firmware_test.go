@@ -1,13 +1,22 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"ecowatt/cloud/access"
 	"ecowatt/cloud/rollout"
+	"ecowatt/cloud/store"
+	"ecowatt/firmware"
 )
 
 // fakeTrust notes what it was given, and refuses what a test wants.
@@ -22,6 +31,120 @@ func (f *fakeTrust) Roots() rollout.Roots { return rollout.Roots{} }
 func (f *fakeTrust) AddRoot(_ context.Context, signed []byte, by string) (bool, error) {
 	f.given, f.by = string(signed), by
 	return f.refuse == nil, f.refuse
+}
+
+// fakeDepot has one release at most, which is any body.
+type fakeDepot struct {
+	got     string
+	err     error
+	again   bool
+	removed rollout.Hash
+	missing int
+}
+
+func (f *fakeDepot) Push(_ context.Context, bundle io.Reader, by string) (rollout.Release, bool, error) {
+	b, err := io.ReadAll(bundle)
+	f.got = string(b) + " by " + by
+	return rollout.Release{ID: rollout.Hash{1}, Version: "1.4.0", Number: 12, Hardware: []string{"gw-1"}}, !f.again, errors.Join(err, f.err)
+}
+
+func (f *fakeDepot) Remove(_ context.Context, id rollout.Hash, _ string) error {
+	f.removed = id
+	if f.err == nil && id != (rollout.Hash{1}) {
+		return rollout.ErrNoRelease
+	}
+	return f.err
+}
+
+func (f *fakeDepot) Lacking(rollout.Release) int { return f.missing }
+
+func TestPushRelease(t *testing.T) {
+	c := newCloud(t)
+	push := func(body string) reply {
+		return c.do(http.MethodPost, "/api/v1/firmware", c.tokens[access.Operator], body, "Content-Type", "application/x-tar")
+	}
+	id := rollout.Hash{1}.String()
+	large := strings.Repeat("x", 4*maxBody) // beyond what other bodies may have
+	r := push(large)
+	if r.status != http.StatusCreated || r.header.Get("Location") != "/api/v1/firmware/"+id || c.depot.got != large+" by operator" ||
+		!strings.Contains(r.body, `"added":true`) || !strings.Contains(r.body, `"id":"`+id+`"`) {
+		t.Errorf("%d %s %v", r.status, r.body, r.header)
+	}
+	for _, x := range []struct {
+		err    error
+		status int
+		detail string
+	}{
+		{ErrReceiving, 503, ErrReceiving.Error()},
+		{&rollout.RefusedError{Code: rollout.CodeSignature, Problem: "not signed as it must be"}, 422, "not signed as it must be"},
+		{&rollout.RefusedError{Code: rollout.CodeTooLarge, Problem: "too large"}, 413, "too large"},
+		{errBusy, 503, "the cloud cannot do this now; try again"},
+		{errors.New("secret details"), 500, "the cloud failed to do this; its log says why"},
+	} {
+		c.depot.err = x.err
+		r := push("bundle")
+		if p := problemOf(t, r); r.status != x.status || p.Detail != x.detail {
+			t.Errorf("%v: %d %s", x.err, r.status, r.body)
+		}
+	}
+}
+
+func TestReleases(t *testing.T) {
+	c := newCloud(t)
+	envelope, err := os.ReadFile(filepath.Join("..", "..", "firmware", "testdata", "release.ewfw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := firmware.ReadBundle(bytes.NewReader(envelope), rollout.MaxBundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := b.Envelope.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := rollout.ReadRelease(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release.AddedAt, release.AddedBy = c.now, "ada"
+	if _, err := c.store.AddRelease(t.Context(), release, store.Content{KEK: "kek1", Wrapped: make([]byte, 72)}); err != nil {
+		t.Fatal(err)
+	}
+	c.depot.missing = 2
+	id := release.ID.String()
+	one := c.get("/api/v1/firmware/" + id)
+	want := Release{
+		ID: id, Version: "1.4.0", Release: 12, Security: 3, Hardware: []string{"gw-1", "gw-2"}, Size: 20000, Image: release.Image.String(),
+		MinFrom: 7, DowngradeFrom: []uint64{13}, Created: &release.Created, Expires: &release.Expires, Missing: 2, AddedAt: c.now, AddedBy: "ada",
+		Payloads: []ReleasePayload{
+			{Kind: "diff", Size: 353, Base: release.Payloads[0].Base}, {Kind: "patch", Size: 347, Base: release.Payloads[1].Base}, {Kind: "full", Size: 20046},
+		},
+	}
+	if diff := cmp.Diff(want, decode[Release](t, one.body)); diff != "" || one.status != http.StatusOK {
+		t.Errorf("%d (-want +got):\n%s", one.status, diff)
+	}
+	list := decode[ReleaseList](t, c.get("/api/v1/firmware").body)
+	if diff := cmp.Diff([]Release{want}, list.Releases); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	remove := func(id string) reply {
+		return c.do(http.MethodDelete, "/api/v1/firmware/"+id, c.tokens[access.Operator], "")
+	}
+	if r := remove(rollout.Hash{1}.String()); r.status != http.StatusNoContent || c.depot.removed != (rollout.Hash{1}) {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if r := remove(id); r.status != http.StatusNotFound || problemOf(t, r).Detail != "there is no release "+id {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if r := remove(strings.ToUpper(id)); r.status != http.StatusNotFound {
+		t.Errorf("another name for it: %d %s", r.status, r.body)
+	}
+	c.depot.err = &rollout.InUseError{Rollout: rollout.ID{2}}
+	if r := remove(id); r.status != http.StatusConflict || !strings.Contains(problemOf(t, r).Detail, "rollout "+rollout.ID{2}.String()+" needs it") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
 }
 
 func TestPutFirmwareRoot(t *testing.T) {

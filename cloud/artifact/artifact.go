@@ -166,7 +166,7 @@ func (d *Delivery) Add(name Name, r io.Reader) (err error) {
 	hash := sha256.New()
 	err = copySynced(file, io.TeeReader(r, hash))
 	if err := errors.Join(err, file.Close()); err != nil {
-		return fmt.Errorf("receiving artifact %v: %w", name, err)
+		return err
 	}
 	if Name(hash.Sum(nil)) != name {
 		return fmt.Errorf("%w: %v", ErrContent, name)
