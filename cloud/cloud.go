@@ -253,6 +253,7 @@ func (s *server) newHandler(ctx context.Context, o Options, keys *keyring.Ring) 
 	devices, err := gateway.New(gateway.Options{
 		Store: gateway.Of(s.db), Keys: keys, Random: rand.Reader, Now: time.Now, Slot: o.Slot, Logger: o.Logger,
 		Hold: o.Hold, Draining: s.draining,
+		Roots:         func() [][]byte { return roots.Roots().Later() },
 		HandshakeRate: o.HandshakeRate, TrustedProxies: o.TrustedProxies,
 	})
 	if err != nil {

@@ -513,14 +513,14 @@ func TestRefusesToStart(t *testing.T) {
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	names, err := os.ReadDir(dir)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() != "lock" && !strings.HasSuffix(path, "-shm") && !strings.HasSuffix(path, "-wal") {
+			all[strings.TrimPrefix(path, dir+"/")] = readFile(t, path)
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, n := range names {
-		if n.Name() != "lock" && !strings.HasSuffix(n.Name(), "-shm") && !strings.HasSuffix(n.Name(), "-wal") {
-			all[n.Name()] = readFile(t, filepath.Join(dir, n.Name()))
-		}
 	}
 	return all
 }

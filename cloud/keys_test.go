@@ -288,7 +288,7 @@ func TestKeyringRotation(t *testing.T) {
 	second := keyringOf[api.KeyringKey](c, http.MethodPost, "/keys", "", 201)
 	keyringOf[api.KeyringList](c, http.MethodPut, "/primary", `{"id":"`+second.ID+`"}`, 200)
 	keyringOf[api.KeyringList](c, http.MethodPut, "/primary", `{"id":"`+second.ID+`"}`, 200)
-	refused(http.MethodDelete, "/keys/"+first.ID, "", 409, first.ID+" still wraps keys of devices (1) and of sessions (1)")
+	refused(http.MethodDelete, "/keys/"+first.ID, "", 409, first.ID+" still wraps keys of devices (1), of sessions (1) and of releases (0)")
 	c.stop()
 	c = start(t, Options{Data: data})
 	d.address = c.address

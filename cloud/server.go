@@ -32,6 +32,9 @@ const (
 	// spreadTime is after how long at most a change of a group or a template begins
 	// to reach those devices that were too many for its own transaction.
 	spreadTime = time.Second
+	// rollTime is after how long at most a stage of a rollout begins, or a device is
+	// given up.
+	rollTime = time.Second
 	// stopTime is how long requests may take to finish when the cloud stops.
 	stopTime = 15 * time.Second
 )
@@ -66,6 +69,7 @@ func (s *server) run(ctx context.Context) error {
 	duties.Go(func() { s.lapse(commit) })
 	duties.Go(func() { s.retire(commit) })
 	duties.Go(func() { s.spread(commit) })
+	duties.Go(func() { s.roll(commit) })
 	telling, stopTelling := context.WithCancel(outlive)
 	defer stopTelling()
 	told := make(chan error, 1)
@@ -194,6 +198,32 @@ func (s *server) spread(ctx context.Context) {
 			}
 		}
 		if more && ctx.Err() == nil {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// roll lets rollouts go on, a few devices at a time so that exchanges need not wait,
+// until ctx ends.
+func (s *server) roll(ctx context.Context) {
+	tick := time.NewTicker(rollTime)
+	defer tick.Stop()
+	for {
+		done, err := s.db.AdvanceRollouts(ctx, time.Now())
+		if err != nil && ctx.Err() == nil {
+			s.logger.WarnContext(ctx, "rollouts do not go on; it is tried again", "error", err)
+		}
+		if s.wake != nil {
+			for _, device := range done.Begun {
+				s.wake(device)
+			}
+		}
+		if done.More && ctx.Err() == nil {
 			continue
 		}
 		select {

@@ -52,6 +52,7 @@ type cloud struct {
 	gateway *gateway.Gateway
 	stop    func()
 	log     lockedBuffer
+	roots   func() [][]byte // of trust; nil for none
 }
 
 func newCloud(tb testing.TB) *cloud {
@@ -100,7 +101,7 @@ func (c *cloud) open() {
 
 func (c *cloud) options() gateway.Options {
 	return gateway.Options{
-		Store: &countingStore{Store: gateway.Of(c.store), cloud: c}, Keys: c.ring, Random: c.random, Slot: slot,
+		Store: &countingStore{Store: gateway.Of(c.store), cloud: c}, Keys: c.ring, Random: c.random, Slot: slot, Roots: c.roots,
 		Now:    func() time.Time { return c.time() },
 		Logger: slog.New(slog.NewTextHandler(&c.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 
@@ -195,7 +196,7 @@ func (c *cloud) countedInAll(n int) {
 func (c *cloud) dump() string {
 	c.t.Helper()
 	var all strings.Builder
-	for _, table := range []string{"device", "device_key", "session", "hs_seen", "message", "block", "boot", "inventory", "alarm", "audit", "token", "command", "command_order", "command_refusal", "lease", "config_layer", "config_revision", "config_report", "config_due"} {
+	for _, table := range []string{"device", "device_key", "session", "hs_seen", "message", "block", "boot", "inventory", "alarm", "audit", "token", "command", "command_order", "command_refusal", "lease", "config_layer", "config_revision", "config_report", "config_due", "firmware", "rollout", "rollout_device"} {
 		for _, row := range c.rows("SELECT * FROM " + table) {
 			fmt.Fprintln(&all, table, row)
 		}

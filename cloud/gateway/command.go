@@ -52,11 +52,12 @@ func (u *unit) reserveCommands(room int) int {
 // deliver puts the commands that stand into the answer, in their order and as far
 // as there is room, and takes note of those that are sent for the first time.
 // That marks none as done.
-func (u *unit) deliver(tx Tx, room int) error {
+// The result is the room that is left.
+func (u *unit) deliver(tx Tx, room int) (left int, err error) {
 	device := u.claim.Session.Device
 	standing, err := tx.StandingCommands(device, u.claim.At)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	room -= commandHeads
 	for _, c := range standing {
@@ -65,16 +66,16 @@ func (u *unit) deliver(tx Tx, room int) error {
 			Action: string(c.Task.Action), Arguments: c.Task.Arguments(),
 		}
 		if room -= x.EncodedSize(); room < 0 {
-			return nil
+			return 0, nil
 		}
 		u.commands = append(u.commands, x)
 		if sent, changed := c.Sent(u.claim.At); changed {
 			if err := tx.SaveCommand(device, sent, audit.Actor{Kind: audit.System, Name: "gateway"}, u.claim.At); err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
-	return nil
+	return room, nil
 }
 
 // settle records what the device says of a command, whose message is new.

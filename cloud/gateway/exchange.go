@@ -6,6 +6,7 @@ import (
 
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollout"
 	"ecowatt/cloud/session"
 	"ecowatt/key"
 	"ecowatt/wire"
@@ -42,7 +43,7 @@ func (g *Gateway) exchange(ctx context.Context, in *incoming) ([]byte, *refusal)
 	if err := s.Check(claim.Seq, claim.At); err != nil {
 		return nil, g.exchangeRefused(ctx, "", err)
 	}
-	u := understand(claim, body, opening)
+	u := understand(claim, body, opening, g.roots())
 	g.key(ctx, u)
 	defer func() { u.destroyOffer() }()
 	listening := g.mayHold(u)
@@ -53,6 +54,7 @@ func (g *Gateway) exchange(ctx context.Context, in *incoming) ([]byte, *refusal)
 	if u, refused = g.keep(ctx, in, listening, u); refused != nil {
 		return nil, refused
 	}
+	g.unwrapRelease(ctx, u)
 	answer, err := g.seal(keys, claim, mac, u)
 	if err != nil {
 		return nil, g.unavailable(ctx, "sealing an answer", err)
@@ -69,9 +71,10 @@ func (g *Gateway) exchangeRefused(ctx context.Context, doing string, err error) 
 }
 
 // understand makes a unit of work of the body of a request. opening is the error
-// that came with it: what was inside the seal was not even padded right.
-func understand(claim session.Claim, body []byte, opening error) *unit {
-	u := &unit{claim: claim, slot: claim.Session.Slot}
+// that came with it: what was inside the seal was not even padded right. roots go
+// with the offer of a release.
+func understand(claim session.Claim, body []byte, opening error, roots [][]byte) *unit {
+	u := &unit{claim: claim, slot: claim.Session.Slot, roots: roots}
 	if opening != nil {
 		u.problem = opening.Error()
 		return u
@@ -93,8 +96,9 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 	u.clock = ingest.ClockOf(at, wall, claim.At)
 	if f := q.Firmware; f != nil {
 		u.firmware = &registry.Firmware{Release: f.Release, State: string(f.State), Version: clean(f.Version, maxLine)}
+		u.program = &rollout.Program{Image: f.Image, State: string(f.State)}
 	}
-	kept := room - u.reserveCommands(u.reserveConfig(room))
+	kept := room - u.reserveOffer(u.reserveCommands(u.reserveConfig(room)))
 	u.messages, u.room = plan(q.Messages, room-kept, claim)
 	u.room += kept
 	return u
@@ -102,7 +106,7 @@ func understand(claim session.Claim, body []byte, opening error) *unit {
 
 // seal makes the answer to a request whose unit is on disk.
 func (g *Gateway) seal(keys key.Session, claim session.Claim, mac record.MAC, u *unit) ([]byte, error) {
-	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, Config: u.config, Commands: u.commands, NextSlot: u.nextSlot(g.slot)}
+	answer := wire.Answer{ServerTime: g.now().UnixMilli(), Results: u.results, Config: u.config, Commands: u.commands, Firmware: u.firmwareOffer, NextSlot: u.nextSlot(g.slot)}
 	if u.offers {
 		answer.KeyOffer = u.offer
 	}

@@ -543,6 +543,9 @@ func TestUnitRunsTwice(t *testing.T) {
 	if got := c.actions("roof-1"); !slices.Equal(got, []string{"device.added", "session.confirmed", "device.log"}) {
 		t.Errorf("log %v", got)
 	}
+	if a := d.exchange(wire.Request{}); a.Firmware != nil || c.log.String() != "" {
+		t.Errorf("a release is offered that was so in the first try alone: %s", c.log.String())
+	}
 }
 
 func TestSequenceNumbersFitTheDatabase(t *testing.T) {

@@ -72,6 +72,7 @@ type Tx interface {
 	Alarms
 	Commands
 	Configuration
+	Rollouts
 }
 
 // Of makes a Store of one whose transactions have a type of their own, as those
@@ -99,6 +100,7 @@ type Keys interface {
 	UnwrapDevice(kek string, wrapped []byte, device string, id key.ID, epoch key.Epoch) (key.Device, error)
 	WrapSession(k key.Session, device string, sid [16]byte) (kek string, wrapped []byte, err error)
 	UnwrapSession(kek string, wrapped []byte, device string, sid [16]byte) (key.Session, error)
+	UnwrapContent(kek string, wrapped []byte, release [32]byte) (key.Content, error)
 }
 
 // DefaultSlot is the time between two exchanges of a device where none is given.
@@ -124,6 +126,11 @@ type Options struct {
 	// out. Nil for never.
 	Draining <-chan struct{}
 
+	// Roots returns the later roots of trust for firmware, signed and in ascending
+	// order, that go with each offer of a release. It is called for each exchange, so
+	// it returns what is at hand. Nil for none.
+	Roots func() [][]byte
+
 	// TrustedProxies are those whose X-Forwarded-For is believed. Nil for none.
 	TrustedProxies []netip.Prefix
 }
@@ -148,6 +155,7 @@ type Gateway struct {
 	hold     time.Duration // the longest
 	holds    *holds
 	draining <-chan struct{}
+	roots    func() [][]byte
 }
 
 // New returns a Gateway.
@@ -170,6 +178,9 @@ func New(o Options) (*Gateway, error) {
 	if o.Hold < 0 || o.Hold > MaxHold {
 		return nil, fmt.Errorf("gateway: answers cannot be held back for %v", o.Hold)
 	}
+	if o.Roots == nil {
+		o.Roots = func() [][]byte { return nil }
+	}
 	nobody, err := newNobody(o.Keys, o.Random)
 	if err != nil {
 		return nil, err
@@ -178,7 +189,7 @@ func New(o Options) (*Gateway, error) {
 		store: o.Store, keys: o.Keys, random: o.Random, now: o.Now, slot: o.Slot, logger: o.Logger,
 		limiter: newLimiter(o.HandshakeRate, o.Now()), proxies: o.TrustedProxies, curve: newTurns(),
 		counters: newCounters(), tally: newTally(), alarms: newAlarms(o.Logger),
-		hold: o.Hold, holds: newHolds(), draining: o.Draining,
+		hold: o.Hold, holds: newHolds(), draining: o.Draining, roots: o.Roots,
 	}
 	g.nobody.Store(&nobody)
 	g.long.Store(longMost)

@@ -164,7 +164,7 @@ func (g *Gateway) resume(ctx context.Context, u *unit) (later *unit, ok bool) {
 	if err != nil {
 		return nil, false
 	}
-	later = &unit{claim: session.Claim{Session: s, Seq: u.claim.Seq, At: g.now(), Boot: u.claim.Boot}, limit: u.limit, hold: u.hold}
+	later = &unit{claim: session.Claim{Session: s, Seq: u.claim.Seq, At: g.now(), Boot: u.claim.Boot}, limit: u.limit, hold: u.hold, roots: u.roots}
 	later.room = later.reserve(later.limit)
 	later.slot = s.Slot
 	g.key(ctx, later)

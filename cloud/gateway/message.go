@@ -14,6 +14,7 @@ import (
 	"ecowatt/cloud/config"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollout"
 	"ecowatt/cloud/session"
 	"ecowatt/wire"
 )
@@ -41,6 +42,7 @@ type message struct {
 	leases    []command.LeaseEvent
 	report    *command.Report
 	answer    *config.Answer
+	status    *rollout.Report
 	inventory *registry.Inventory
 }
 
@@ -63,6 +65,9 @@ func plan(messages []wire.Message, room int, claim session.Claim) (planned []mes
 			text = len(neverSent) // which it may turn out to be
 		}
 		records -= len(x.log)
+		if x.status != nil {
+			records--
+		}
 		if room < resultHeads+text || records < 0 {
 			break
 		}
@@ -89,9 +94,7 @@ func look(m wire.Message, claim session.Claim) message {
 	case wire.KindCommandResult:
 		x.report, err = commandReport(m.Body)
 	case wire.KindFotaStatus:
-		if _, err = wire.DecodeFotaStatus(m.Body); err == nil {
-			err = unasked(m.Kind)
-		}
+		x.status, err = fotaStatus(m.Body)
 	default:
 		err = &ingest.InvalidError{Problem: fmt.Sprintf("messages of kind %d are not known here", uint64(m.Kind))}
 	}
@@ -99,12 +102,6 @@ func look(m wire.Message, claim session.Claim) message {
 		x.problem = clean(err.Error(), maxText)
 	}
 	return x
-}
-
-// unasked says that a report is about nothing: this cloud sends no firmware. To keep
-// such a message for later would fill the device with what nobody will ever ask for.
-func unasked(kind wire.Kind) error {
-	return &ingest.InvalidError{Problem: fmt.Sprintf("a %v for what was never sent from here", kind)}
 }
 
 func telemetry(body []byte, now time.Time) (*ingest.Block, error) {

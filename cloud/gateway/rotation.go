@@ -84,8 +84,11 @@ func (g *Gateway) newKey(c session.Claim, epoch key.Epoch) (*wire.KeyOffer, *ses
 	return &wire.KeyOffer{Epoch: epoch, ID: id, Key: secret, Burn: k.Burn}, k, nil
 }
 
-// destroyOffer destroys the key that was got for an answer.
+// destroyOffer destroys the keys that were got for an answer.
 func (u *unit) destroyOffer() {
+	if u.firmwareOffer != nil {
+		u.firmwareOffer.Content.Destroy()
+	}
 	if u.offer != nil {
 		u.offer.Key.Destroy()
 	}

@@ -20,6 +20,7 @@ import (
 	"ecowatt/cloud/gateway"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollout"
 	"ecowatt/cloud/session"
 	"ecowatt/wire"
 	"ecowatt/wire/record"
@@ -63,7 +64,10 @@ func (s *twiceStore) Commit(ctx context.Context, unit func(gateway.Tx) error) er
 // noTx takes everything and keeps nothing.
 type noTx struct{}
 
-func (noTx) Raise(session.Claim) (session.Raised, error)          { return session.Raised{Confirmed: true}, nil }
+func (noTx) Raise(session.Claim) (session.Raised, error) {
+	return session.Raised{Confirmed: true, Rollout: 2}, nil
+}
+
 func (noTx) Resume(session.Claim) (session.Raised, error)         { return session.Raised{}, nil }
 func (noTx) Observe(int64, ingest.Clock, time.Time) error         { return nil }
 func (noTx) Report(int64, registry.Report) (registry.News, error) { return registry.News{}, nil }
@@ -79,6 +83,15 @@ func (noTx) SettleConfig(int64, config.Answer, time.Time) (config.Settlement, er
 
 func (noTx) StandingCommands(int64, time.Time) ([]command.Command, error) { return nil, nil }
 func (noTx) SaveLease(int64, command.LeaseEvent, time.Time) error         { return nil }
+
+func (noTx) Update(int64) (rollout.Update, bool, error) {
+	return rollout.Update{Rollout: rollout.Rollout{State: rollout.Running}, Phase: rollout.Due}, true, nil
+}
+func (noTx) MoveUpdate(int64, rollout.Update, audit.Actor, time.Time) error { return nil }
+func (noTx) NoteUpdate(int64, rollout.Update) error                         { return nil }
+func (noTx) OfferedRelease(rollout.Hash) (rollout.Package, bool, error) {
+	return rollout.Package{}, true, nil
+}
 
 func (noTx) Command(int64, command.ID) (command.Command, bool, error) {
 	return command.Command{}, true, nil

@@ -9,6 +9,7 @@ import (
 	"ecowatt/cloud/command"
 	"ecowatt/cloud/ingest"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollout"
 	"ecowatt/cloud/session"
 	"ecowatt/key"
 	"ecowatt/wire"
@@ -20,6 +21,8 @@ type unit struct {
 	problem  string // why the body makes no sense; then the request only counts as sent
 	clock    ingest.Clock
 	firmware *registry.Firmware // nil when the device did not say
+	program  *rollout.Program   // likewise
+	roots    [][]byte           // of trust, that go with the offer of a release
 	messages []message
 	limit    int           // bytes of the answer's body for all but its heads
 	room     int           // of them, those that the results do not take
@@ -39,6 +42,12 @@ type unit struct {
 	commands []wire.Command
 	records  []audit.Record
 	answered bool // the device has answered a configuration, which may mean that there is one to send
+
+	update   *rollout.Update  // that what the device says concerns; nil for none
+	measured time.Time        // until when telemetry that came was measured; zero for none
+	release  *rollout.Package // that the answer offers; nil for none
+
+	firmwareOffer *wire.FirmwareOffer // of it, with its key
 }
 
 // apply is the unit of work. It may run twice.
@@ -50,6 +59,9 @@ func (u *unit) apply(tx Tx) error {
 		return err
 	}
 	u.offers = raised.Offers
+	if err := u.follow(tx, raised.Rollout); err != nil {
+		return err
+	}
 	u.tellSession(raised)
 	if err := u.tellClone(tx, raised.Clone); err != nil {
 		return err
@@ -80,6 +92,9 @@ func (u *unit) apply(tx Tx) error {
 		}
 	}
 	u.tellProblems()
+	if err := u.observe(tx); err != nil {
+		return err
+	}
 	return u.tellAll(tx, raised)
 }
 
@@ -95,9 +110,14 @@ func (u *unit) tellAll(tx Tx, raised session.Raised) error {
 		room = left
 	}
 	if raised.Commands > 0 {
-		if err := u.deliver(tx, room); err != nil {
+		left, err := u.deliver(tx, room)
+		if err != nil {
 			return err
 		}
+		room = left
+	}
+	if err := u.offerRelease(tx, room); err != nil {
+		return err
 	}
 	return u.write(tx)
 }
@@ -111,6 +131,9 @@ func (u *unit) resume(tx Tx) error {
 	if err != nil {
 		return err
 	}
+	if err := u.follow(tx, raised.Rollout); err != nil {
+		return err
+	}
 	u.offers = raised.Offers
 	u.tellRotation(raised)
 	return u.tellAll(tx, raised)
@@ -118,7 +141,7 @@ func (u *unit) resume(tx Tx) error {
 
 // says reports whether the answer says more than the time.
 func (u *unit) says() bool {
-	return len(u.results) > 0 || len(u.commands) > 0 || u.config != nil || u.offers || u.problem != ""
+	return len(u.results) > 0 || len(u.commands) > 0 || u.config != nil || u.offers || u.release != nil || u.problem != ""
 }
 
 // untimed reports whether there is a block that was timed since boot.
@@ -163,6 +186,12 @@ func (u *unit) take(tx Tx, m message) error {
 		return nil
 	}
 	u.records = append(u.records, m.log...)
+	if m.Block != nil {
+		u.measure(*m.Block)
+	}
+	if m.status != nil {
+		return u.progress(tx, *m.status)
+	}
 	for _, e := range m.leases {
 		if err := tx.SaveLease(device, e, u.claim.At); err != nil {
 			return err

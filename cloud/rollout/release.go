@@ -42,6 +42,8 @@ type Package struct {
 	Envelope []byte
 	KEK      string
 	Wrapped  []byte
+
+	Downgrades [][]byte // signed statements that go with it
 }
 
 // InUseError says that a release cannot go, for a rollout needs it.

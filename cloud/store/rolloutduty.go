@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,18 +47,20 @@ func (s *Store) AdvanceRollouts(ctx context.Context, now time.Time) (done Advanc
 	if err != nil {
 		return done, fmt.Errorf("reading rollouts: %w", unavailable(err))
 	}
+	var failures []error
 	for _, id := range ids {
 		var step Advanced
 		err := s.write(ctx, func(tx *Tx) (err error) {
 			step, err = tx.advance(id, now)
 			return err
 		})
-		if err != nil {
-			return done, fmt.Errorf("advancing rollout %v: %w", id, err)
+		if err != nil { // which does not keep the others up
+			failures = append(failures, fmt.Errorf("advancing rollout %v: %w", id, err))
+			continue
 		}
 		done.Begun, done.More = append(done.Begun, step.Begun...), done.More || step.More
 	}
-	return done, nil
+	return done, errors.Join(failures...)
 }
 
 // advance does one step of a rollout.
