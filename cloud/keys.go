@@ -50,7 +50,7 @@ func (k *keeper) Keys(ctx context.Context) ([]api.KeyringKey, error) {
 	var list []api.KeyringKey
 	for _, x := range k.ring.Keys() {
 		use := uses[x.ID]
-		list = append(list, api.KeyringKey{ID: x.ID, Primary: x.Primary, MadeAt: x.Made, DeviceKeys: use.DeviceKeys, Sessions: use.Sessions})
+		list = append(list, api.KeyringKey{ID: x.ID, Primary: x.Primary, MadeAt: x.Made, DeviceKeys: use.DeviceKeys, Sessions: use.Sessions, Releases: use.Releases})
 	}
 	return list, nil
 }
@@ -115,6 +115,7 @@ func (k *keeper) Rewrap(ctx context.Context, after, by string) (api.KeyringRewra
 		}
 		done.DeviceKeys += batch.DeviceKeys
 		done.Sessions += batch.Sessions
+		done.Releases += batch.Releases
 		done.Failed = append(done.Failed, batch.Failed...)
 		done.Next = batch.Next
 		if done.Next == "" || !k.now().Before(end) {

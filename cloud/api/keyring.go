@@ -46,6 +46,7 @@ type KeyringKey struct {
 	MadeAt     time.Time `json:"made_at"`
 	DeviceKeys int64     `json:"device_keys" doc:"Device keys that it wraps"`
 	Sessions   int64     `json:"sessions" doc:"Sessions whose keys it wraps"`
+	Releases   int64     `json:"releases" doc:"Releases whose content keys it wraps"`
 }
 
 // KeyringList is the key ring, without its keys.
@@ -58,6 +59,7 @@ type KeyringRewrap struct {
 	Primary    string   `json:"primary" doc:"The key that wraps it now"`
 	DeviceKeys int      `json:"device_keys" doc:"Device keys wrapped anew"`
 	Sessions   int      `json:"sessions" doc:"Sessions wrapped anew"`
+	Releases   int      `json:"releases" doc:"Releases wrapped anew"`
 	Failed     []string `json:"failed" nullable:"false" doc:"What could not be unwrapped, and stays as it is"`
 	Next       string   `json:"next,omitempty" doc:"Give it as after to go on; absent when there is nothing more"`
 }

@@ -48,8 +48,8 @@ func (f *fakeKeyring) Remove(_ context.Context, id, by string) error {
 	return f.note("remove %s by %s", id, by)
 }
 
-const shownKeyring = `{"keys":[{"id":"kek1","primary":false,"made_at":"2026-06-01T12:00:00Z","device_keys":7,"sessions":3},` +
-	`{"id":"kek2","primary":true,"made_at":"2026-06-01T12:00:00Z","device_keys":0,"sessions":0}]}` + "\n"
+const shownKeyring = `{"keys":[{"id":"kek1","primary":false,"made_at":"2026-06-01T12:00:00Z","device_keys":7,"sessions":3,"releases":0},` +
+	`{"id":"kek2","primary":true,"made_at":"2026-06-01T12:00:00Z","device_keys":0,"sessions":0,"releases":0}]}` + "\n"
 
 var keyringRequests = []struct {
 	name, method, path, body string
@@ -59,12 +59,12 @@ var keyringRequests = []struct {
 	{"list", http.MethodGet, "/api/v1/keyring", "", 200, "", shownKeyring},
 	{
 		"add", http.MethodPost, "/api/v1/keyring/keys", "", 201, "add by administrator",
-		`{"id":"kek3","primary":false,"made_at":"2026-06-01T12:00:00Z","device_keys":0,"sessions":0}` + "\n",
+		`{"id":"kek3","primary":false,"made_at":"2026-06-01T12:00:00Z","device_keys":0,"sessions":0,"releases":0}` + "\n",
 	},
 	{"primary", http.MethodPut, "/api/v1/keyring/primary", `{"id":"kek1"}`, 200, "primary kek1 by administrator", shownKeyring},
 	{
 		"rewrap", http.MethodPost, "/api/v1/keyring/rewrap", "", 200, `rewrap "" by administrator`,
-		`{"primary":"kek2","device_keys":7,"sessions":0,"failed":[],"next":"n1"}` + "\n",
+		`{"primary":"kek2","device_keys":7,"sessions":0,"releases":0,"failed":[],"next":"n1"}` + "\n",
 	},
 	{"rewrap on", http.MethodPost, "/api/v1/keyring/rewrap?after=n1", "", 200, `rewrap "n1" by administrator`, ""},
 	{"remove", http.MethodDelete, "/api/v1/keyring/keys/kek1", "", 200, "remove kek1 by administrator", shownKeyring},

@@ -60,13 +60,13 @@ func (a *app) newKeyringListCommand() *cobra.Command {
 }
 
 func keyringTable(keys []api.KeyringKey, now time.Time) *table {
-	t := newTable("KEY<", "STATE<", "AGE", "DEVICE KEYS", "SESSIONS")
+	t := newTable("KEY<", "STATE<", "AGE", "DEVICE KEYS", "SESSIONS", "RELEASES")
 	for _, k := range keys {
 		state := ""
 		if k.Primary {
 			state = "primary"
 		}
-		t.add(k.ID, orMissing(state), age(k.MadeAt, now), fmt.Sprint(k.DeviceKeys), fmt.Sprint(k.Sessions))
+		t.add(k.ID, orMissing(state), age(k.MadeAt, now), fmt.Sprint(k.DeviceKeys), fmt.Sprint(k.Sessions), fmt.Sprint(k.Releases))
 	}
 	return t
 }
@@ -115,9 +115,9 @@ func (a *app) newKeyringPrimaryCommand() *cobra.Command {
 func (a *app) newKeyringRewrapCommand() *cobra.Command {
 	return a.keyringCommand(&cobra.Command{
 		Use:   "rewrap",
-		Short: "Wrap all device keys and sessions with the primary key",
-		Long: `Wrap all device keys and sessions with the primary key, while devices talk. It may
-be interrupted and started again at any time.`,
+		Short: "Wrap all keys in the database with the primary key",
+		Long: `Wrap the keys of all devices, sessions and releases with the primary key, while
+devices talk. It may be interrupted and started again at any time.`,
 		Example: "  ecowatt keyring rewrap",
 		Args:    noArguments,
 	}, func(ctx context.Context, cloud *client, _ []string, asJSON bool) error {
@@ -128,8 +128,7 @@ be interrupted and started again at any time.`,
 		if asJSON {
 			err = printJSON(a.stdout, done)
 		} else {
-			_, err = fmt.Fprintf(a.stdout, "%s and %s are wrapped anew with %s.\n",
-				countOf(done.DeviceKeys, "device key"), countOf(done.Sessions, "session"), done.Primary)
+			_, err = fmt.Fprintf(a.stdout, "%s are wrapped anew with %s.\n", wrapped(done), done.Primary)
 		}
 		if err == nil && len(done.Failed) > 0 {
 			err = hinted(fmt.Errorf("%s could not be unwrapped and stay as they are: %s", countOf(len(done.Failed), "key"), strings.Join(done.Failed, "; ")),
@@ -137,6 +136,11 @@ be interrupted and started again at any time.`,
 		}
 		return err
 	})
+}
+
+// wrapped counts what was wrapped anew.
+func wrapped(r api.KeyringRewrap) string {
+	return countOf(r.DeviceKeys, "device key") + ", " + countOf(r.Sessions, "session") + " and " + countOf(r.Releases, "release")
 }
 
 // rewrap asks for more until there is nothing more, and returns the sum.
@@ -149,14 +153,15 @@ func (a *app) rewrap(ctx context.Context, cloud *client) (sum api.KeyringRewrap,
 			if sum.Primary == "" {
 				return sum, err
 			}
-			return sum, hinted(fmt.Errorf("after %s and %s: %w", countOf(sum.DeviceKeys, "device key"), countOf(sum.Sessions, "session"), err),
+			return sum, hinted(fmt.Errorf("after %s: %w", wrapped(sum), err),
 				"What is wrapped anew stays so. Start it again for the rest.")
 		}
 		sum.Primary = part.Primary
 		sum.DeviceKeys += part.DeviceKeys
 		sum.Sessions += part.Sessions
+		sum.Releases += part.Releases
 		sum.Failed = append(sum.Failed, part.Failed...)
-		a.progress("%s and %s are wrapped anew", countOf(sum.DeviceKeys, "device key"), countOf(sum.Sessions, "session"))
+		a.progress("%s are wrapped anew", wrapped(sum))
 		if part.Next == "" {
 			return sum, nil
 		}

@@ -33,14 +33,14 @@ func TestKeyring(t *testing.T) {
 	o := newOperator(t)
 	o.run(0, "device", "add", "roof-1")
 	_, first := o.keks()
-	o.run(0, "keyring", "list").talk().out(`^KEY +STATE +AGE +DEVICE KEYS +SESSIONS$`, `^`+first+` +primary +\d+ s +1 +0$`)
+	o.run(0, "keyring", "list").talk().out(`^KEY +STATE +AGE +DEVICE KEYS +SESSIONS +RELEASES$`, `^`+first+` +primary +\d+ s +1 +0 +0$`)
 	added := o.run(0, "keyring", "add").talk().out(`^[0-9a-f]{16} is on the key ring\.$`, `^Back up keyring\.json, then: ecowatt keyring primary [0-9a-f]{16}$`)
 	second := added.stdout[:16]
 	o.run(0, "keyring", "primary", second).talk().out(`^`+second+` wraps from now on\.$`, `ecowatt keyring rewrap$`)
-	o.run(1, "keyring", "remove", first).out().talk(`^ecowatt: ` + first + ` still wraps keys of devices \(1\) and of sessions \(0\): wrap them anew first$`)
+	o.run(1, "keyring", "remove", first).out().talk(`^ecowatt: ` + first + ` still wraps keys of devices \(1\), of sessions \(0\) and of releases \(0\): wrap them anew first$`)
 	o.run(1, "keyring", "remove", second).out().talk(`^ecowatt: ` + second + ` is the primary key: make another one primary first$`)
-	o.run(0, "keyring", "rewrap").talk().out(`^1 device key and 0 sessions are wrapped anew with ` + second + `\.$`)
-	o.run(0, "keyring", "rewrap").talk().out(`^0 device keys and 0 sessions are wrapped anew with ` + second + `\.$`)
+	o.run(0, "keyring", "rewrap").talk().out(`^1 device key, 0 sessions and 0 releases are wrapped anew with ` + second + `\.$`)
+	o.run(0, "keyring", "rewrap").talk().out(`^0 device keys, 0 sessions and 0 releases are wrapped anew with ` + second + `\.$`)
 	o.run(0, "keyring", "remove", first).talk().out(`^` + first + ` is removed\.$`)
 	if ids, primary := o.keks(); len(ids) != 1 || primary != second {
 		t.Errorf("the ring is %v, primary %s", ids, primary)
