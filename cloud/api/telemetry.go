@@ -275,11 +275,7 @@ func writeSamples(w io.Writer, device string, parts iter.Seq2[ingest.Part, error
 				b = appendSample(b, sample)
 				continue
 			}
-			text, err := json.Marshal(showWindow(sample, part.Window))
-			if err != nil {
-				return err
-			}
-			b = append(b, text...)
+			b = appendWindow(b, sample, part.Window)
 		}
 		if _, err := w.Write(b); err != nil {
 			return err
@@ -313,19 +309,6 @@ func appendRunHead(b []byte, part ingest.Part) ([]byte, error) {
 	}
 	b = strconv.AppendInt(append(b, `,"window_ms":`...), part.Window, 10)
 	return append(b, `,"windows":[`...), nil
-}
-
-// showWindow is a window as a bucket.
-func showWindow(s ecowatt.Sample, length int64) Bucket {
-	out := Bucket{T: s.At, End: s.At + length, Values: []*BucketValue{}}
-	for v := range slices.Chunk(s.Values, ecowatt.Aggregates) {
-		var shown *BucketValue
-		if v[ecowatt.Mean].Valid {
-			shown = &BucketValue{Min: v[ecowatt.Least].Raw, Mean: float64(v[ecowatt.Mean].Raw), Max: v[ecowatt.Most].Raw, Count: v[ecowatt.Count].Raw}
-		}
-		out.Values = append(out.Values, shown)
-	}
-	return out
 }
 
 func appendSample(b []byte, s ecowatt.Sample) []byte {

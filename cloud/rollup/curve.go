@@ -179,6 +179,32 @@ func (c *Curve) Add(points []string, t Table, length int64) {
 	}
 }
 
+// AddSeries is Add for the series alone, as AppendSeries wrote them: a year of
+// quarters is 35,000 rows, and of no more than energy nothing else is needed. After
+// an error, which wraps ErrFormat, the curve is good for nothing.
+func (c *Curve) AddSeries(points []string, b []byte) error {
+	roles, at := Roles(points)
+	scales := make([]float64, len(at))
+	for i, p := range at {
+		scales[i] = wattHours(c.describe(points[p]))
+	}
+	r, n, err := newReader(b, len(roles))
+	if err != nil {
+		return err
+	}
+	var number int64
+	for range n {
+		number += r.varint()
+		c.bucket(number * Quarter)
+		for i, role := range roles {
+			if s := r.series(number); s.Known && role == c.source {
+				c.pending = append(c.pending, piece{number * Quarter, scales[i], s})
+			}
+		}
+	}
+	return r.end()
+}
+
 // bucket is the open bucket of a row; nil for one that is out of the curve.
 func (c *Curve) bucket(at int64) *Bucket {
 	if at < c.begin || at >= c.end {

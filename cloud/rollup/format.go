@@ -117,20 +117,25 @@ func ParseSeries(b []byte, series int) (Table, error) {
 		row := Row{N: number, Series: all[:series:series]}
 		all = all[series:]
 		for i := range row.Series {
-			if r.uvarint() == 0 {
-				continue
-			}
-			s := Series{Known: true}
-			s.First.At = number*Quarter + r.varint()
-			s.Last.At = s.First.At + r.varint()
-			s.First.Raw = r.varint()
-			s.Last.Raw = s.First.Raw + r.varint()
-			s.Area, s.Gain = r.varint(), r.varint()
-			row.Series[i] = s
+			row.Series[i] = r.series(number)
 		}
 		t = append(t, row)
 	}
 	return t, r.end()
+}
+
+// series reads one of the bucket with that number.
+func (r *reader) series(number int64) Series {
+	if r.uvarint() == 0 {
+		return Series{}
+	}
+	s := Series{Known: true}
+	s.First.At = number*Quarter + r.varint()
+	s.Last.At = s.First.At + r.varint()
+	s.First.Raw = r.varint()
+	s.Last.Raw = s.First.Raw + r.varint()
+	s.Area, s.Gain = r.varint(), r.varint()
+	return s
 }
 
 // Join puts the two parts of one table together. The error wraps ErrFormat where
@@ -171,6 +176,15 @@ func newReader(b []byte, each int) (*reader, uint64, error) {
 }
 
 func (r *reader) uvarint() uint64 {
+	if r.at < len(r.b) && r.b[r.at] < 0x80 { // most are that short
+		r.at++
+		return uint64(r.b[r.at-1])
+	}
+	return r.long()
+}
+
+// long reads a number of any length.
+func (r *reader) long() uint64 {
 	v, n := binary.Uvarint(r.b[r.at:])
 	if n <= 0 {
 		r.at, r.broken = len(r.b), true
@@ -181,13 +195,8 @@ func (r *reader) uvarint() uint64 {
 }
 
 func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b[r.at:])
-	if n <= 0 {
-		r.at, r.broken = len(r.b), true
-		return 0
-	}
-	r.at += n
-	return v
+	u := r.uvarint()
+	return int64(u>>1) ^ -int64(u&1) //nolint:gosec // G115: zigzag, as encoding/binary has it
 }
 
 func (r *reader) end() error {

@@ -256,9 +256,9 @@ func (t Table) Known(points []string) (bits int64) {
 // counts for the bucket in which it begins.
 func Collect(points []string, samples []ecowatt.Sample, window int64) (minutes, quarters Table) {
 	roles, at := Roles(points)
+	observed := make([]Stats, len(points))
 	for _, s := range samples {
-		observed := observe(len(points), s, window)
-		if observed == nil {
+		if !observe(observed, s, window) {
 			continue
 		}
 		minutes = minutes.at(s.At/Minute, len(points), 0)
@@ -277,10 +277,10 @@ func Collect(points []string, samples []ecowatt.Sample, window int64) (minutes, 
 	return minutes, quarters
 }
 
-// observe makes what one sample, or window, says of its points; nil when it says
-// nothing at all.
-func observe(points int, s ecowatt.Sample, window int64) []Stats {
-	all, some := make([]Stats, points), false
+// observe puts what one sample, or window, says of each point into all, and
+// reports whether it says anything.
+func observe(all []Stats, s ecowatt.Sample, window int64) (some bool) {
+	clear(all)
 	for i := range all {
 		if window == 0 {
 			if v := s.Values[i]; v.Valid {
@@ -293,10 +293,7 @@ func observe(points int, s ecowatt.Sample, window int64) []Stats {
 			all[i], some = Stats{Min: v[ecowatt.Least].Raw, Max: v[ecowatt.Most].Raw, Sum: times(v[ecowatt.Mean].Raw, n), Count: n}, true
 		}
 	}
-	if !some {
-		return nil
-	}
-	return all
+	return some
 }
 
 // observe appends a sample, or a window: power had its mean all through it, and a

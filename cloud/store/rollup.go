@@ -324,12 +324,7 @@ func (s *Store) chunks(ctx context.Context, q rollup.Query, last chunk, to int64
 
 func addChunk(c *rollup.Curve, points []string, series, stats []byte, energy bool) error {
 	if energy {
-		roles, _ := rollup.Roles(points)
-		table, err := rollup.ParseSeries(series, len(roles))
-		if err == nil {
-			c.Add(points, table, rollup.Quarter)
-		}
-		return err
+		return c.AddSeries(points, series)
 	}
 	table, err := parseChunk(points, series, stats)
 	if err == nil {

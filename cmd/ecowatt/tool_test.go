@@ -69,7 +69,7 @@ func newOperator(t *testing.T) *operator {
 }
 
 // startCloud runs a cloud in this process until stop is called.
-func startCloud(t *testing.T, data, listen string) (address string, stop func()) {
+func startCloud(t testing.TB, data, listen string) (address string, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan string, 1), make(chan error, 1)
