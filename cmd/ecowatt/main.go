@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-func main() { os.Exit(process(0)) }
+func main() { os.Exit(process(passphraseWork)) }
 
 // process is the whole program in a process of its own. It returns the exit code.
 // work is app.work.
@@ -33,7 +33,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
-	work           int // log2 of the work to try a passphrase (scrypt's N); 0 for that of age
+	work           int // log2 of the work to try a passphrase (scrypt's N)
 
 	running bool // a command's own code was reached: what fails now is no wrong usage
 }
@@ -42,7 +42,7 @@ type app struct {
 // or ctx does, and returns the exit code. A command that was asked to stop by
 // ctx, and did, returns nil.
 func run(ctx context.Context, args []string, getenv func(string) string, streams stdio) int {
-	a := &app{stdin: streams.in, stdout: streams.out, stderr: streams.err, getenv: getenv}
+	a := &app{stdin: streams.in, stdout: streams.out, stderr: streams.err, getenv: getenv, work: passphraseWork}
 	return a.run(ctx, args)
 }
 

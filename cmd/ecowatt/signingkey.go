@@ -31,6 +31,8 @@ const (
 	ageMagic    = "age-encryption.org/v1\n"
 	maxKeyFile  = 4 << 10
 	minPhrase   = 12 // bytes
+
+	passphraseWork = 18 // of a key that is made: about a second for each try, see app.work
 )
 
 // phrases is where the passphrases of keys come from.
@@ -155,9 +157,7 @@ func sealSigningKey(w io.Writer, k key.Signing, phrase string, work int) error {
 	if err != nil {
 		return fmt.Errorf("sealing a key: %w", err)
 	}
-	if work != 0 {
-		to.SetWorkFactor(work)
-	}
+	to.SetWorkFactor(work)
 	sealed, err := agefile.Encrypt(w, to)
 	if err != nil {
 		return fmt.Errorf("sealing a key: %w", err)
