@@ -130,11 +130,12 @@ func (x *updates) run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-x.mail:
+			return nil
+		case <-x.mail: // which may come more often than look
 		case <-look:
-			if x.prove() == update.GivenUp {
-				return errMakeWay
-			}
+		}
+		if x.trial.Load() && x.prove() == update.GivenUp {
+			return errMakeWay
 		}
 	}
 	return nil

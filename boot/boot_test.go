@@ -57,6 +57,26 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
+// However many images failed, and whatever they said last, the record can be read.
+func TestLongestRecord(t *testing.T) {
+	r := Initial()
+	r.A = &Image{SHA256: strings.Repeat("0", 64), Size: 1, Version: strings.Repeat("\x01", 64), Manifest: strings.Repeat("0", 64)}
+	for i := range 2 * maxFailures {
+		r = r.Try(Image{SHA256: fmt.Sprintf("%064x", i), Size: 1 << 40, Release: 1 << 63, Version: strings.Repeat("<", 64), Manifest: strings.Repeat("0", 64)})
+		r = r.Back(func(Slot) Condition { return Good }, Ending{Reason: NotConfirmed, Words: strings.Repeat("\x01", 2*MaxWords)})
+		folder := disktest.New()
+		if err := r.Write(folder); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadRecord(folder); err != nil {
+			t.Fatalf("after %d failures: %v", i+1, err)
+		}
+	}
+	if len(r.Failures) != maxFailures {
+		t.Errorf("%d failures are kept", len(r.Failures))
+	}
+}
+
 func TestParseRecord(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty":           ``,

@@ -20,8 +20,9 @@ const (
 	EndedFile  = "ended.json" // how the run before ended, for the agent to tell; see Ended
 )
 
-// MaxRecordSize is the largest boot record that is read, in bytes.
-const MaxRecordSize = 16 << 10
+// MaxRecordSize is the largest boot record that is read, in bytes: the last words
+// of all failures fit, also where each byte of them takes six in JSON.
+const MaxRecordSize = 64 << 10
 
 // ErrRecord says that a boot record cannot be understood.
 var ErrRecord = errors.New("the boot record cannot be understood")

@@ -98,7 +98,10 @@ func (u *Updater) resume(d *download) error {
 		return err
 	}
 	if size < d.begins(d.done) { // it was being discarded
-		d.done = 0
+		d.done, u.state.Done = 0, 0
+		if err := u.save(); err != nil { // before there is a file again that looks like one of so many chunks
+			return err
+		}
 	}
 	if size > d.begins(d.done) {
 		return u.FS.Truncate(payloadFile, int64(d.begins(d.done)))
@@ -145,7 +148,7 @@ func (u *Updater) table(ctx context.Context, p firmware.Payload) (t firmware.Tab
 			return false, err
 		}
 		if t, err = firmware.ParseTable(data, p); err != nil {
-			return false, &troubleError{code: BadChunk, err: err}
+			return false, &troubleError{code: BadChunk, err: err, full: p.IsDelta()}
 		}
 		return true, nil
 	})
@@ -195,11 +198,11 @@ func (u *Updater) stream(ctx context.Context, d *download) error {
 			return err
 		}
 		if err := d.table.Verify(d.done, chunk); err != nil {
-			return &troubleError{code: BadChunk, err: err}
+			return &troubleError{code: BadChunk, err: err, full: p.IsDelta()}
 		}
 		plain, err := u.now.content.OpenChunk(d.plain[:0], p, d.done, chunk)
 		if err != nil { // the one who signed it has made it so
-			return &troubleError{code: ContentKey, err: err, fail: true}
+			return &troubleError{code: ContentKey, err: err, full: p.IsDelta(), fail: true}
 		}
 		if _, err := d.file.Write(plain); err != nil {
 			return err

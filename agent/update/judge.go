@@ -66,7 +66,7 @@ func (u *Updater) judge(o Offer) (*release, error) {
 	}
 	r := &release{id: hex.EncodeToString(o.Manifest[:]), manifest: m, folder: o.Path, key: o.Content}
 	same := u.state.Manifest == r.id
-	room, err := u.room(same)
+	room, err := u.room(r, same)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (u *Updater) judge(o Offer) (*release, error) {
 	}
 	former := u.state
 	if !same {
-		u.state = state{Format: 1, Manifest: r.id, Refused: former.Refused}
+		u.state = state{Format: 1, Manifest: r.id}
 	}
 	if err := u.choose(r); err != nil {
 		u.state = former
@@ -92,10 +92,14 @@ func (u *Updater) judge(o Offer) (*release, error) {
 		u.state = former
 		return nil, fmt.Errorf("%w: %d bytes, and %d to make it of; there is room for %d", firmware.ErrTooLarge, m.Size, r.payload.PlainSize(), room)
 	}
-	if same {
-		return r, nil
+	if !same {
+		return r, u.begin(r)
 	}
-	return r, u.begin(r)
+	if u.state.Refused != nil && u.state.Refused.Manifest == r.id { // it is told again, should it be so again
+		u.state.Refused = nil
+		return r, u.save()
+	}
+	return r, nil
 }
 
 // begin forgets the update before.
@@ -161,8 +165,8 @@ func (u *Updater) downgrades(signed [][]byte) (good []firmware.Downgrade) {
 }
 
 // room is how many bytes an update may take, with what it has taken so far.
-func (u *Updater) room(same bool) (uint64, error) {
-	if same && u.holdsSomething() {
+func (u *Updater) room(r *release, same bool) (uint64, error) {
+	if same && u.holds(u.record.Active.Other(), r.image()) {
 		return math.MaxUint64 >> 1, nil // the image has its place
 	}
 	free, err := u.Free()
@@ -173,16 +177,6 @@ func (u *Updater) room(same bool) (uint64, error) {
 		free += uint64(info.Size()) // it goes, or is a part of it
 	}
 	return free - min(free, reserve), nil
-}
-
-// holdsSomething reports whether the image of the update was put into its slot.
-func (u *Updater) holdsSomething() bool {
-	switch u.state.Phase {
-	case Verified, Switching, RolledBack:
-		return true
-	case Offered, Refused, Downloading, Downloaded, OnTrial, Confirmed, Failed:
-	}
-	return false
 }
 
 // choose takes the first payload of a release that can be used here, or the one

@@ -174,10 +174,11 @@ func (u *Updater) remove(name string) {
 	}
 }
 
-// settle tells what became of an image that was put on trial. It changes nothing
-// where that was told.
+// settle tells what became of an image that was put on trial, and of one that was
+// confirmed and whose slot cannot be used any more. It changes nothing where that
+// was told.
 func (u *Updater) settle() {
-	if u.state.Phase != Switching && u.state.Phase != OnTrial {
+	if u.state.Phase != Switching && u.state.Phase != OnTrial && u.state.Phase != Confirmed {
 		return
 	}
 	image, other := u.image(), u.record.Image(u.record.Active.Other())
@@ -189,7 +190,7 @@ func (u *Updater) settle() {
 			u.discard()
 		}
 	case ours(image) && u.record.State == boot.Confirmed:
-		if u.tell(Confirmed, "", "") == nil {
+		if u.state.Phase != Confirmed && u.tell(Confirmed, "", "") == nil {
 			u.Logger.Info("this image is confirmed", "code", logConfirmed, "release", image.Release)
 			u.discard()
 		}

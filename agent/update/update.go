@@ -269,10 +269,15 @@ func (u *Updater) blocked() Code {
 	return ""
 }
 
-// wait tells once why nothing is done.
+// wait tells once why nothing is done. What failed, and is tried again, has not
+// failed once more.
 func (u *Updater) wait(code Code) {
+	phase := u.state.Phase
+	if phase == Failed || phase == RolledBack {
+		phase = Offered
+	}
 	if u.state.Code != code {
-		_ = u.tell(u.state.Phase, code, "") // it is logged, and the next slot tells it
+		_ = u.tell(phase, code, "") // it is logged, and the next slot tells it
 	}
 }
 

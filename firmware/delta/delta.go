@@ -61,38 +61,66 @@ type Reader struct {
 	source  io.Reader
 	decoder *zstd.Decoder
 	left    uint64
+	disk    *trouble // of frame and base
 }
+
+// trouble keeps an error that a source gave, so that it is not taken for one of
+// what the source holds.
+type trouble struct{ err error }
+
+func (t *trouble) note(n int, err error) (int, error) {
+	if err != nil && !errors.Is(err, io.EOF) {
+		t.err = err
+	}
+	return n, err
+}
+
+// frameOf reads a frame.
+type frameOf struct {
+	*trouble
+	r io.Reader
+}
+
+func (f frameOf) Read(p []byte) (int, error) { return f.note(f.r.Read(p)) }
+
+// baseOf reads a base.
+type baseOf struct {
+	*trouble
+	r io.ReaderAt
+}
+
+func (b baseOf) ReadAt(p []byte, at int64) (int, error) { return b.note(b.r.ReadAt(p, at)) }
 
 // OpenFull reads what Full wrote, with a window of at most so many bytes.
 func OpenFull(frame io.Reader, size, window uint64) (*Reader, error) {
-	return open(frame, size, window, nil)
+	return open(frame, size, window)
 }
 
 // OpenPatch reads what Patch wrote.
 func OpenPatch(frame io.Reader, base []byte, size, window uint64) (*Reader, error) {
-	return open(frame, size, window, nil, zstd.WithDecoderDictRaw(dictionary, base))
+	return open(frame, size, window, zstd.WithDecoderDictRaw(dictionary, base))
 }
 
 // OpenDiff reads what Diff wrote. base is only read where something of it is
 // needed.
 func OpenDiff(frame io.Reader, base io.ReaderAt, baseSize, size, window uint64) (*Reader, error) {
-	return open(frame, size, window, func(r io.Reader) io.Reader {
-		return &patcher{diff: bufio.NewReaderSize(r, 4<<10), base: base, size: int64(baseSize)}
-	})
+	r, err := open(frame, size, window)
+	if err != nil {
+		return nil, err
+	}
+	r.source = &patcher{diff: bufio.NewReaderSize(r.source, 4<<10), base: baseOf{r.disk, base}, size: int64(baseSize)}
+	return r, nil
 }
 
-func open(frame io.Reader, size, window uint64, then func(io.Reader) io.Reader, o ...zstd.DOption) (*Reader, error) {
+func open(frame io.Reader, size, window uint64, o ...zstd.DOption) (*Reader, error) {
 	// A frame with an id of a dictionary is only read where one was given.
 	o = append(o, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(max(window, zstd.MinWindowSize)))
-	d, err := zstd.NewReader(frame, o...)
+	disk := &trouble{}
+	d, err := zstd.NewReader(frameOf{disk, frame}, o...)
 	if err != nil {
 		return nil, fmt.Errorf("reading a payload: %w", err)
 	}
-	r := &Reader{source: d, decoder: d, left: size}
-	if then != nil {
-		r.source = then(d)
-	}
-	return r, nil
+	return &Reader{source: d, decoder: d, left: size, disk: disk}, nil
 }
 
 // Read gives the next bytes of the image; io.EOF after exactly its size. Every
@@ -109,10 +137,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return n, nil
 	case errors.Is(err, io.EOF):
 		return n, fmt.Errorf("%w: it is %d bytes short", ErrCorrupt, r.left)
-	case foreign(err):
-		return n, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return n, err
+	return n, r.blame(err)
 }
 
 // end makes sure that nothing follows the image.
@@ -125,22 +151,18 @@ func (r *Reader) end() error {
 	case errors.Is(err, io.EOF):
 		return io.EOF
 	}
-	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	return r.blame(err)
 }
 
-// foreign reports whether an error comes from the bytes and not from their source.
-func foreign(err error) bool {
-	for _, e := range []error{
-		zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrCompressedSizeTooBig,
-		zstd.ErrBlockTooSmall, zstd.ErrUnexpectedBlockSize, zstd.ErrWindowSizeExceeded, zstd.ErrWindowSizeTooSmall,
-		zstd.ErrUnknownDictionary, zstd.ErrFrameSizeExceeded, zstd.ErrFrameSizeMismatch, zstd.ErrDecoderSizeExceeded,
-		io.ErrUnexpectedEOF,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
+// blame says whether an error comes from a source or from the bytes that it gave.
+func (r *Reader) blame(err error) error {
+	switch {
+	case r.disk.err != nil:
+		return r.disk.err
+	case errors.Is(err, ErrCorrupt):
+		return err
 	}
-	return false
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
 // Close frees what the reader holds.

@@ -210,6 +210,43 @@ func TestPayloadsThatLie(t *testing.T) {
 	}
 }
 
+// Whatever is wrong with the bytes of a frame, it is the payload that is bad.
+func TestDamagedFrames(t *testing.T) {
+	base, image := program(1, 4000), program(2, 4000)
+	full, err := Full(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, window, err := Patch(base, image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := uint64(len(image))
+	for name, x := range map[string]struct {
+		frame []byte
+		read  func(frame []byte) ([]byte, error)
+	}{
+		"full":  {full, func(frame []byte) ([]byte, error) { return read(OpenFull(bytes.NewReader(frame), size, FullWindow)) }},
+		"patch": {patch, func(frame []byte) ([]byte, error) { return read(OpenPatch(bytes.NewReader(frame), base, size, window)) }},
+		"diff":  {diff(t, base, image), func(frame []byte) ([]byte, error) { return openDiff(frame, base, len(image)) }},
+	} {
+		for i := 0; i < len(x.frame); i += 1 + i/64 {
+			for _, flip := range []byte{1, 0x80, 0xff} {
+				damaged := bytes.Clone(x.frame)
+				damaged[i] ^= flip
+				if _, err := x.read(damaged); err != nil && !errors.Is(err, ErrCorrupt) {
+					t.Errorf("%s, byte %d: %v, want ErrCorrupt", name, i, err)
+				}
+			}
+		}
+	}
+}
+
+// baseThatFails is a base on a disk that is gone.
+type baseThatFails struct{ err error }
+
+func (b baseThatFails) ReadAt([]byte, int64) (int, error) { return 0, b.err }
+
 // What the source says stays what it is: a link that broke is no bad payload.
 func TestSourcesThatFail(t *testing.T) {
 	image := program(4, 50_000)
@@ -221,6 +258,10 @@ func TestSourcesThatFail(t *testing.T) {
 	_, err = read(OpenFull(io.MultiReader(bytes.NewReader(full[:100]), iotest.ErrReader(broken)), uint64(len(image)), FullWindow))
 	if !errors.Is(err, broken) || errors.Is(err, ErrCorrupt) {
 		t.Errorf("%v, want what the source said", err)
+	}
+	_, err = read(OpenDiff(bytes.NewReader(diff(t, image, image)), baseThatFails{broken}, uint64(len(image)), uint64(len(image)), DiffWindow))
+	if !errors.Is(err, broken) || errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, want what the disk of the base said", err)
 	}
 }
 
