@@ -58,7 +58,7 @@ type Launch struct {
 // ErrStorage where its keys are lost or sealed, and ErrNoSettings; every
 // error says what to do about it where a person can do something.
 func Run(ctx context.Context, o Options) error {
-	lock, err := disk.Lock(o.Dir)
+	lock, err := o.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no folder %s: %s", o.Dir, howToEnrol)
 	}
@@ -71,6 +71,24 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return errors.Join(d.run(ctx, o.Dir), d.close())
+}
+
+// Times for which an agent of the launcher waits for the folder.
+const (
+	lockTime  = 30 * time.Second // longer than an agent that was asked to stop may take (launch.Grace)
+	lockPause = 100 * time.Millisecond
+)
+
+// lock makes the folder that of this agent alone. Where the launcher has started it,
+// the one before may be about to end, for its launcher was killed; to give up would
+// count as a failed start of this one. The error wraps disk.ErrLocked.
+func (o Options) lock(ctx context.Context) (io.Closer, error) {
+	for until := time.Now().Add(lockTime); ; {
+		lock, err := disk.Lock(o.Dir)
+		if !errors.Is(err, disk.ErrLocked) || o.Launch.Beats == nil || time.Now().After(until) || !sleep(ctx, lockPause) {
+			return lock, err
+		}
+	}
 }
 
 const howToEnrol = "enrol the device with 'ecowatt-agent enroll FILE --dir DIR'"

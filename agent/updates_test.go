@@ -250,6 +250,43 @@ func TestUpdateInTheExchange(t *testing.T) {
 	})
 }
 
+// An image is proven also when the cloud is heard more often than it is looked at.
+func TestTrialWithShortSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, offer := updating(t, func(s *Settings) { s.UploadInterval = 5 * time.Second })
+		r.cloud.firmware = offer
+		r.start()
+		r.runFor(time.Minute)
+		r.ended()
+		r.runFor(6 * time.Minute)
+		if phases := r.cloud.phases(); phases[len(phases)-1] != "confirmed" {
+			t.Errorf("phases %q", phases)
+		}
+		r.stop()
+	})
+}
+
+// A configuration that comes during a trial does not put off the proof; its slot
+// counts after it.
+func TestConfigurationDuringATrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, offer := updating(t, nil)
+		r.cloud.firmware = offer
+		r.start()
+		r.runFor(16 * time.Minute)
+		r.ended()
+		r.cloud.setConfig(1, map[string]any{"upload_interval": 7200})
+		r.runFor(8 * time.Minute)
+		if phases := r.cloud.phases(); phases[len(phases)-1] != "confirmed" {
+			t.Errorf("phases %q", phases)
+		}
+		if next := r.uplink.Next() - r.now(); next < time.Hour || next > 2*time.Hour {
+			t.Errorf("the next slot is in %s", next)
+		}
+		r.stop()
+	})
+}
+
 // An image under which an inverter does not answer any more is given up by itself.
 func TestUnhealthyImage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -388,6 +425,39 @@ func TestPulse(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// An agent of the launcher waits for the one before it, whose launcher was killed;
+// one that a person starts says at once that the folder is in use.
+func TestLaunchedAgentWaitsForTheFolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		for _, c := range []struct {
+			launch      Launch
+			held, until time.Duration // how long the folder is in use, and when the agent gives an answer
+			want        error
+		}{
+			{Launch{}, 10 * time.Second, 0, disk.ErrLocked},
+			{Launch{Beats: &beats{}}, 10 * time.Second, 10 * time.Second, identity.ErrNotEnrolled},
+			{Launch{Beats: &beats{}}, time.Hour, lockTime, disk.ErrLocked},
+		} {
+			lock, err := disk.Lock(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin, free := time.Now(), time.AfterFunc(c.held, func() { lock.Close() })
+			if err := Run(t.Context(), Options{Dir: dir, Log: io.Discard, Launch: c.launch}); !errors.Is(err, c.want) {
+				t.Errorf("%v, want %v", err, c.want)
+			}
+			if after := time.Since(begin); after < c.until || after > c.until+time.Second {
+				t.Errorf("after %s, want %s", after, c.until)
+			}
+			if free.Stop() {
+				lock.Close()
+			}
+			time.Sleep(c.held)
 		}
 	})
 }
