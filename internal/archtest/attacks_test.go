@@ -235,8 +235,8 @@ func TestFive(t *testing.T) {
 	}
 }
 
-// TestWhatCIRuns: the whole suite runs under the race detector, and every fuzz
-// target for a while, whenever CI runs.
+// TestWhatCIRuns: the whole suite runs under the race detector, all but the inside of
+// SQLite watched, and every fuzz target for a while, whenever CI runs.
 //
 // Attacks: A13
 func TestWhatCIRuns(t *testing.T) {
@@ -244,7 +244,7 @@ func TestWhatCIRuns(t *testing.T) {
 		"../../.ci/run":         {`(?m)^exec make test$`},
 		"../../scripts/fuzz.sh": {`-list '\^Fuzz'`, `-fuzz "?\^\$`},
 		"../../Makefile": {
-			`(?m)^test:.* check fuzz\b`, `(?m)^check:.* race\b`, `(?m)^race:.*\n\tgo test -race -shuffle=on \./\.\.\.$`,
+			`(?m)^test:.* check fuzz\b`, `(?m)^check:.* race\b`, `(?m)^race:.*\n\tgo test -race -shuffle=on \$\(UNWATCHED\) \./\.\.\.$`, `(?m)^UNWATCHED = -gcflags=github\.com/ncruces/go-sqlite3-wasm/\.\.\.=-race=false$`,
 			`(?m)^fuzz:.*\n\t@scripts/fuzz\.sh \$\(FUZZTIME\) \./\.\.\.$`,
 		},
 	} {
