@@ -62,6 +62,7 @@ func (a *app) client(tokenFile string) (*client, error) {
 			DialContext:           dialer.DialContext,
 			TLSHandshakeTimeout:   10 * time.Second,
 			ResponseHeaderTimeout: idleTime,
+			ExpectContinueTimeout: 5 * time.Second,
 			ForceAttemptHTTP2:     true,
 		},
 		// A token is shown to nobody but the cloud that was named.
@@ -152,6 +153,26 @@ func (c *client) callWith(ctx context.Context, method, path string, in []byte, h
 	if err != nil {
 		return err
 	}
+	return decodeAnswer(body, out)
+}
+
+// upload sends a file of size bytes and decodes the answer into out.
+func (c *client) upload(ctx context.Context, path, mediaType string, file io.Reader, size int64, out any) error {
+	req, err := http.NewRequest(http.MethodPost, c.base+path, file) //nolint:noctx // exchange gives it one
+	if err != nil {
+		return fmt.Errorf("making a request: %w", err)
+	}
+	req.ContentLength = size
+	req.Header.Set("Content-Type", mediaType)
+	req.Header.Set("Expect", "100-continue") // who may not is told before anything is sent
+	body, err := c.exchange(ctx, req)
+	if err != nil {
+		return err
+	}
+	return decodeAnswer(body, out)
+}
+
+func decodeAnswer(body io.ReadCloser, out any) error {
 	defer body.Close()
 	answer, err := io.ReadAll(io.LimitReader(body, maxAnswer))
 	if err != nil {
@@ -173,20 +194,25 @@ func (c *client) open(ctx context.Context, method, path string, in []byte) (io.R
 }
 
 func (c *client) openWith(ctx context.Context, method, path string, in []byte, header map[string]string) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(in))
+	req, err := http.NewRequest(method, c.base+path, bytes.NewReader(in)) //nolint:noctx // exchange gives it one
 	if err != nil {
-		cancel(nil)
 		return nil, fmt.Errorf("making a request: %w", err)
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token.Text())
-	req.Header.Set("User-Agent", "ecowatt/"+ecowatt.Version)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	for name, value := range header {
 		req.Header.Set(name, value)
 	}
+	return c.exchange(ctx, req)
+}
+
+// exchange makes a request as the operator.
+func (c *client) exchange(ctx context.Context, req *http.Request) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	req = req.WithContext(ctx)
+	req.Header.Set("Authorization", "Bearer "+c.token.Text())
+	req.Header.Set("User-Agent", "ecowatt/"+ecowatt.Version)
 	resp, err := c.http.Do(req) //nolint:bodyclose // watched.Close closes it
 	if err != nil {
 		cancel(nil)

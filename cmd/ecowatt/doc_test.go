@@ -104,6 +104,8 @@ func TestJSONIsDocumented(t *testing.T) {
 		"ecowatt firmware keygen":         &keyInfo{},
 		"ecowatt firmware downgrade":      &statementInfo{},
 		"ecowatt firmware inspect":        &statementInfo{},
+		"ecowatt firmware push":           &api.PushedRelease{},
+		"ecowatt firmware list":           &api.ReleaseList{},
 		"ecowatt log":                     &audit.Record{},
 		"ecowatt bench block":             &benchReport{},
 		"ecowatt bench exchange":          &exchangeReport{},

@@ -29,6 +29,10 @@ func (a *app) newFirmwareCommand() *cobra.Command {
 		a.newFirmwareDowngradeCommand(),
 		a.newFirmwareInspectCommand(),
 		a.newFirmwareVerifyCommand(),
+		a.newFirmwarePushCommand(),
+		a.newFirmwareListCommand(),
+		a.newFirmwareShowCommand(),
+		a.newFirmwareRemoveCommand(),
 	)
 }
 

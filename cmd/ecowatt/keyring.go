@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -146,6 +144,8 @@ func wrapped(r api.KeyringRewrap) string {
 // rewrap asks for more until there is nothing more, and returns the sum.
 func (a *app) rewrap(ctx context.Context, cloud *client) (sum api.KeyringRewrap, err error) {
 	sum.Failed = []string{}
+	line := newLive(a.stderr)
+	defer line.clear()
 	query := url.Values{}
 	for {
 		var part api.KeyringRewrap
@@ -161,23 +161,11 @@ func (a *app) rewrap(ctx context.Context, cloud *client) (sum api.KeyringRewrap,
 		sum.Sessions += part.Sessions
 		sum.Releases += part.Releases
 		sum.Failed = append(sum.Failed, part.Failed...)
-		a.progress("%s are wrapped anew", wrapped(sum))
+		line.show(wrapped(sum) + " are wrapped anew")
 		if part.Next == "" {
 			return sum, nil
 		}
 		query.Set("after", part.Next)
-	}
-}
-
-// progress tells a person at a terminal how far long work is; programs are not
-// told.
-func (a *app) progress(format string, args ...any) {
-	f, ok := a.stderr.(*os.File)
-	if !ok {
-		return
-	}
-	if info, err := f.Stat(); err == nil && info.Mode()&fs.ModeCharDevice != 0 {
-		fmt.Fprintf(a.stderr, format+"\n", args...)
 	}
 }
 
