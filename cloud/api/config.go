@@ -26,6 +26,9 @@ type Configurations interface {
 	ConfigLog(ctx context.Context, id ecowatt.DeviceID, before uint64, most int) ([]config.Entry, error)
 	// ConfigLayer returns what is set for a scope, or config.ErrNoTemplate.
 	ConfigLayer(ctx context.Context, scope config.Scope) (config.Layer, error)
+	// ConfigProgress returns how far the devices of a group or a template are: all
+	// counted, and those after one of them; or config.ErrNoTemplate.
+	ConfigProgress(ctx context.Context, scope config.Scope, after ecowatt.DeviceID, most int) (config.Progress, error)
 	// ConfigTemplates returns every template.
 	ConfigTemplates(ctx context.Context) ([]config.Template, error)
 	// SetConfig changes a layer, and says which devices have something to be told.
@@ -272,6 +275,7 @@ func (s *server) registerConfig() {
 		Errors:      []int{http.StatusNotFound, http.StatusUnprocessableEntity},
 	}, s.configLog)
 	s.registerConfigLayers(bodyErrors)
+	s.registerConfigProgress()
 }
 
 func (s *server) config(ctx context.Context, id ecowatt.DeviceID) (*configOutput, error) {

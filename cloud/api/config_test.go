@@ -219,6 +219,44 @@ func TestConfigLayers(t *testing.T) {
 	}
 }
 
+// How far the devices of a group are is told page by page, and in numbers.
+func TestConfigProgress(t *testing.T) {
+	c := newCloud(t)
+	c.running()
+	for _, name := range []string{"roof-1", "roof-2", "roof-3"} {
+		c.add(name, "north")
+	}
+	c.put("/api/v1/config/templates/quiet", `{"log_level":"warn"}`)
+	c.put("/api/v1/groups/north/config/template", `{"template":"quiet"}`)
+	c.answers(1, nil, map[string]config.Part{"log_level": {Code: "not_permitted", Text: "no"}})
+	for _, path := range []string{"/api/v1/groups/north/config/devices", "/api/v1/config/templates/quiet/devices"} {
+		got := decode[ConfigProgress](t, c.get(path+"?limit=2").body)
+		want := ConfigProgress{
+			Counts: map[string]int{"pending": 2, "drifted": 1}, Next: "roof-2",
+			Devices: []ConfigMember{
+				{Device: "roof-1", State: "drifted", Revision: 1, DeliveredAt: &c.now, AnsweredAt: &c.now, Outcome: map[string]ConfigOutcome{
+					"log_level": {Result: "rejected", Code: "not_permitted", Text: "no"},
+				}},
+				{Device: "roof-2", State: "pending", Revision: 1, Outcome: map[string]ConfigOutcome{}},
+			},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s:\n%s", path, diff)
+		}
+		if got := decode[ConfigProgress](t, c.get(path+"?after=roof-2").body); len(got.Devices) != 1 || got.Next != "" || got.Counts["pending"] != 2 {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+	for path, status := range map[string]int{
+		"/api/v1/config/templates/none/devices": 404, "/api/v1/groups/No%20rth/config/devices": 422, "/api/v1/groups/none/config/devices?limit=0": 422,
+		"/api/v1/groups/none/config/devices": 200,
+	} {
+		if r := c.get(path); r.status != status {
+			t.Errorf("%s: %d %s", path, r.status, r.body)
+		}
+	}
+}
+
 // The OpenAPI document has the schema of every parameter.
 func TestConfigSchema(t *testing.T) {
 	c := newCloud(t)

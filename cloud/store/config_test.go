@@ -204,6 +204,7 @@ func TestConfigPlans(t *testing.T) {
 	s := open(t)
 	none := make([]any, 8)
 	for query, args := range map[string]int{
+		selectMembers + membersOfGroup + pageOfMembers: 3,
 		selectLayer: 2, selectDesired: 1, selectReport: 1, selectRevision: 2, selectUpdate: 1, selectRevisions: 3, selectGiven: 2,
 		dueOfGroup: 1, dueOfTemplate: 1, dueOfTemplateIn: 1,
 	} {
@@ -211,8 +212,94 @@ func TestConfigPlans(t *testing.T) {
 			t.Errorf("%s:\n%s", query, got)
 		}
 	}
+	// Of a template the devices are sorted, those that it concerns and no other; to
+	// count them by their state they are, too.
+	for _, query := range []string{countMembers + membersOfGroup + byState, countMembers + membersOfTemplate + byState, selectMembers + membersOfTemplate + pageOfMembers} {
+		args := none[:1]
+		if strings.Contains(query, "$3") {
+			args = none[:3]
+		}
+		if got := plan(t, s, query, args...); strings.Contains(got, "SCAN") {
+			t.Errorf("%s:\n%s", query, got)
+		}
+	}
 	counts := plan(t, s, selectConfigCounts)
 	if !strings.Contains(counts, "USING INDEX device_cfg_pending") || !strings.Contains(counts, "USING INDEX device_cfg_drift") {
 		t.Errorf("the counts read more than what they count:\n%s", counts)
+	}
+}
+
+// How far the devices of a group or of a template are: each once, in one state.
+func TestConfigProgress(t *testing.T) {
+	s := open(t)
+	rows := map[string]int64{}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		rows[name] = add(t, s, name) // in group north
+	}
+	south := "south"
+	update := func(name string, c registry.Change) {
+		t.Helper()
+		if err := s.UpdateDevice(t.Context(), ecowatt.DeviceID(name), c, audit.Actor{Kind: audit.Operator, Name: "ada"}, noon); err != nil {
+			t.Fatal(err)
+		}
+	}
+	yes := true
+	update("c", registry.Change{Disabled: &yes})
+	update("e", registry.Change{Group: &south})
+	quiet := "quiet"
+	set(t, s, config.Change{Scope: config.Scope{Kind: config.OfTemplate, Name: quiet}, Values: parameter.Values{"log_level": "warn"}})
+	set(t, s, config.Change{Scope: north, Template: &quiet})
+	for _, name := range []string{"d", "e"} { // d has it twice
+		set(t, s, config.Change{Scope: ofDevice(name), Template: &quiet})
+	}
+	answer := func(name string, accepted []string, rejected map[string]config.Part) {
+		t.Helper()
+		do(t, s, func(tx *Tx) error {
+			if err := tx.ConfigSent(rows[name], 1, noon); err != nil {
+				return err
+			}
+			a, err := config.NewAnswer(1, accepted, nil, rejected)
+			if err == nil {
+				_, err = tx.SettleConfig(rows[name], a, noon)
+			}
+			return err
+		})
+	}
+	answer("a", []string{"log_level"}, nil)
+	answer("b", nil, map[string]config.Part{"log_level": {Code: "not_permitted", Text: "no"}})
+	progress := func(scope config.Scope, after ecowatt.DeviceID, most int) (states []string, counts map[config.State]int) {
+		t.Helper()
+		p, err := s.ConfigProgress(t.Context(), scope, after, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range p.Members {
+			states = append(states, fmt.Sprintf("%s %s %d %v %s", m.ID, m.State, m.Revision, m.AnsweredAt.IsZero(), m.Outcome.Line()))
+		}
+		return states, p.Counts
+	}
+	const silent = " 1 true nothing to answer for"
+	states, counts := progress(north, "", 10)
+	want := []string{"a in_force 1 false accepted: log_level", "b drifted 1 false rejected: log_level (not_permitted)", "c disabled" + silent, "d pending" + silent}
+	if diff := cmp.Diff(want, states); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(map[config.State]int{config.InForce: 1, config.Drifted: 1, config.Disabled: 1, config.Pending: 1}, counts); diff != "" {
+		t.Error(diff)
+	}
+	states, counts = progress(config.Scope{Kind: config.OfTemplate, Name: quiet}, "b", 2)
+	if diff := cmp.Diff(want[2:], states); diff != "" || counts[config.Pending] != 2 {
+		t.Errorf("%v%s", counts, diff)
+	}
+	// What is desired of a device is still to be worked out: it has not got it yet.
+	do(t, s, func(tx *Tx) error { return tx.markDue(north, cause{text: "group north", at: noon}) })
+	if _, counts = progress(north, "", 1); counts[config.Pending] != 3 || counts[config.Disabled] != 1 {
+		t.Error(counts)
+	}
+	if states, counts = progress(config.Scope{Kind: config.OfGroup, Name: "nobody"}, "", 1); len(states)+len(counts) != 0 {
+		t.Error(states, counts)
+	}
+	if _, err := s.ConfigProgress(t.Context(), winter, "", 1); !errors.Is(err, config.ErrNoTemplate) {
+		t.Error(err)
 	}
 }

@@ -76,26 +76,48 @@ func (t teller) tell(c api.Command) {
 	step(4, c.EndedAt, stateText(c))
 }
 
+// following looks at something that goes on by itself.
+type following[T any] struct {
+	every time.Duration
+	look  func(context.Context) (T, error)
+	tell  func(T) (over bool) // is told what it has become
+}
+
+// from looks until it is over, or ctx ends; x is what it is now. A cloud that is away
+// for a moment is asked again.
+func (f following[T]) from(ctx context.Context, x T) (T, error) {
+	for !f.tell(x) {
+		if !pause(ctx, f.every) {
+			return x, ctx.Err()
+		}
+		now, err := f.look(ctx)
+		switch {
+		case err == nil:
+			x = now
+		case ctx.Err() != nil:
+			return x, ctx.Err()
+		case !passing(err):
+			return x, err
+		}
+	}
+	return x, nil
+}
+
 // waitCommand tells each state of a command as it comes, until it is known how it
 // ended.
 func (a *app) waitCommand(ctx context.Context, cloud *client, c api.Command) (api.Command, error) {
 	t := teller{a.stderr, map[string]int{}}
-	for {
-		t.tell(c)
-		if !open(c) {
-			return c, nil
-		}
-		if !pause(ctx, commandLook) {
-			return c, ctx.Err()
-		}
-		var now api.Command
-		err := cloud.get(ctx, commandPath(c.ID), nil, &now)
-		if err == nil {
-			c = now
-		} else if !passing(err) {
-			return c, err
-		}
-	}
+	return following[api.Command]{
+		every: commandLook,
+		tell: func(c api.Command) (over bool) {
+			t.tell(c)
+			return !open(c)
+		},
+		look: func(ctx context.Context) (now api.Command, err error) {
+			err = cloud.get(ctx, commandPath(c.ID), nil, &now)
+			return now, err
+		},
+	}.from(ctx, c)
 }
 
 func orderPath(id string) string { return "/api/v1/orders/" + url.PathEscape(id) }
@@ -124,29 +146,23 @@ func (a *app) orderGroup(ctx context.Context, cloud *client, r *commandRequest, 
 // waitOrder tells each state of each device as it comes, until all have ended.
 func (a *app) waitOrder(ctx context.Context, cloud *client, o api.CommandOrder) (api.CommandOrder, error) {
 	t := teller{a.stderr, map[string]int{}}
-	for {
-		waiting := false
-		for _, x := range o.Devices {
-			if x.Command == nil {
-				continue
+	return following[api.CommandOrder]{
+		every: commandLook,
+		tell: func(o api.CommandOrder) (over bool) {
+			over = true
+			for _, x := range o.Devices {
+				if x.Command != nil {
+					t.tell(*x.Command)
+					over = over && !open(*x.Command)
+				}
 			}
-			waiting = waiting || open(*x.Command)
-			t.tell(*x.Command)
-		}
-		if !waiting {
-			return o, nil
-		}
-		if !pause(ctx, commandLook) {
-			return o, ctx.Err()
-		}
-		var now api.CommandOrder
-		err := cloud.get(ctx, orderPath(o.ID), nil, &now)
-		if err == nil {
-			o = now
-		} else if !passing(err) {
-			return o, err
-		}
-	}
+			return over
+		},
+		look: func(ctx context.Context) (now api.CommandOrder, err error) {
+			err = cloud.get(ctx, orderPath(o.ID), nil, &now)
+			return now, err
+		},
+	}.from(ctx, o)
 }
 
 func (a *app) printOrder(o api.CommandOrder, asJSON bool) error {

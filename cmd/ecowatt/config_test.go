@@ -102,7 +102,8 @@ func TestConfigUsage(t *testing.T) {
 		{2, `^ecowatt: upload_interval: 0 is not in 1 … 86400 s$`, []string{"set", "roof-1", "upload_interval=0"}},
 		{2, `^ecowatt: log_level is there twice$`, []string{"set", "roof-1", "log_level=warn", "log_level=info"}},
 		{2, `^ecowatt: --group and --template exclude each other$`, []string{"set", "--group", "a", "--template", "b", "log_level=warn"}},
-		{2, `^ecowatt: --wait is for one device`, []string{"set", "--group", "a", "log_level=warn", "--wait"}},
+		{2, `^ecowatt: --timeout is how long --wait waits at most$`, []string{"set", "--group", "a", "log_level=warn", "--timeout", "5s"}},
+		{2, `^ecowatt: --timeout is how long --wait waits at most$`, []string{"set", "roof-1", "log_level=warn", "--wait", "--timeout", "-5s"}},
 		{2, `^ecowatt: group "A b": not a valid name`, []string{"set", "--group", "A b", "log_level=warn"}},
 		{2, `^ecowatt: unexpected argument "x"$`, []string{"get", "roof-1", "x"}},
 		{2, `^ecowatt: TEMPLATE is missing$`, []string{"template", "assign", "roof-1"}},
@@ -120,12 +121,11 @@ func TestConfigUsage(t *testing.T) {
 	o.run(0, "config", "get", "roof-1").answers("roof-1: nothing is set\n")
 }
 
-// The device's answer ends the wait, and what it refuses is a failure.
-func TestConfigWait(t *testing.T) {
-	o := newOperator(t)
-	o.run(0, "device", "add", "roof-1")
-	answered := make(chan struct{})
-	stop := make(chan struct{})
+// answering lets devices answer, until the test ends: each refuses the registers, with
+// the text that is given for its row.
+func (o *operator) answering(texts map[int64]string) {
+	o.t.Helper()
+	answered, stop := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(answered)
 		o.withStore(func(ctx context.Context, s *store.Store) error {
@@ -133,7 +133,16 @@ func TestConfigWait(t *testing.T) {
 			defer look.Stop()
 			for {
 				err := s.Commit(ctx, func(tx *store.Tx) error {
-					return answerConfig(tx, 1, map[string]config.Part{"registers": {Code: "unknown_point", Text: "no point x"}}, time.Now())
+					for row, text := range texts {
+						refused := map[string]config.Part{}
+						if text != "" {
+							refused["registers"] = config.Part{Code: "unknown_point", Text: text}
+						}
+						if err := answerConfig(tx, row, refused, time.Now()); err != nil {
+							return err
+						}
+					}
+					return nil
 				})
 				if err != nil {
 					return err
@@ -146,9 +155,42 @@ func TestConfigWait(t *testing.T) {
 			}
 		})
 	}()
-	o.run(0, "config", "set", "roof-1", "log_level=warn", "--wait").out(`^log_level  warn     warn      in force$`).talk(`revision 1 is answered$`, `log_level: accepted$`)
+	o.t.Cleanup(func() { close(stop); <-answered })
+}
+
+// The device's answer ends the wait, and what it refuses is a failure.
+func TestConfigWait(t *testing.T) {
+	o := newOperator(t)
+	o.run(0, "device", "add", "roof-1")
+	o.run(1, "config", "set", "roof-1", "night_mode=full", "--wait", "--timeout", "10ms").out(`^night_mode  full +—  +pending$`).
+		talk(`^ecowatt: roof-1: revision 1 waits for the device's next exchange after 10ms$`)
+	o.answering(map[int64]string{1: "no point x"})
+	o.run(0, "config", "set", "roof-1", "log_level=warn", "--wait").out(`^log_level +warn +warn +in force$`).talk(`revision 2 is answered$`, `log_level: accepted$`)
 	o.run(1, "config", "set", "roof-1", "registers=x", "--wait", "--json").out(`"drift": \[`).
 		talk(`registers: rejected \(unknown_point\): no point x$`, `^ecowatt: roof-1: registers: rejected \(unknown_point\): no point x$`)
-	close(stop)
-	<-answered
+}
+
+// Each device of a group or a template answers for itself; one that does not come, and
+// one that is not let in, have nothing in force.
+func TestConfigWaitForAGroup(t *testing.T) {
+	o := newOperator(t)
+	for _, name := range []string{"roof-1", "roof-2", "roof-3"} {
+		o.run(0, "device", "add", name, "--group", "north")
+	}
+	o.answering(map[int64]string{1: "", 2: "no point x"})
+	o.run(1, "config", "set", "--group", "north", "night_mode=full", "--wait", "--timeout", "1500ms").
+		out(`^group north, version 1 by administrator: devices: 1 pending, 2 in force$`, `^DEVICE  STATE     REVISION  ANSWERED +OUTCOME$`,
+			`^roof-1  in force         1  20.*  night_mode: accepted$`, `^roof-3  pending          1  —  +—$`).
+		talk(`devices: 1 pending, 2 in force$`, `^ecowatt: group north: 2 of 3 devices have it in force$`)
+	o.run(0, "device", "disable", "roof-3")
+	o.run(1, "config", "set", "--group", "north", "registers=x", "--wait").
+		out(`^group north, version 2 by administrator: devices: 1 in force, 1 drifted, 1 disabled$`, `^roof-1  in force         2  20.*  registers: accepted$`,
+			`^roof-2  drifted          2  20.*  registers: rejected \(unknown_point\): no point x$`, `^roof-3  disabled         2  —`).
+		talk(`^ecowatt: group north: 1 of 3 devices have it in force$`)
+	// What roof-2 refuses is not of this change, and roof-3 has left the group.
+	o.run(0, "device", "set", "roof-3", "--group", "")
+	o.run(0, "config", "set", "--group", "north", "night_mode=slow", "--wait", "--json").out(`"in_force": 1`, `"drifted": 1`, `"device": "roof-2"`)
+	o.run(0, "config", "set", "--template", "quiet", "log_level=warn", "--wait").answers("template quiet, version 1 by administrator: it concerns no device\n")
+	o.run(0, "config", "template", "assign", "roof-1", "quiet")
+	o.run(0, "config", "set", "--template", "quiet", "log_level=error", "--wait").out(`: devices: 1 in force$`, `^roof-1  in force  .*  log_level: accepted$`)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,19 +31,22 @@ parameter no more: then it comes from the next layer, or is as the gateway itsel
 has it. The nearest layer counts: the template of the group, the group, the template
 of the device, the device. A time is in seconds or has a unit: 90, 15m.
 
-The device answers for each parameter with its next exchange; --wait waits for that.`,
-		Example: "  ecowatt config set roof-1 upload_interval=1m registers=pac,vac1 --wait\n  ecowatt config set --group north night_mode=full\n  ecowatt config set roof-1 upload_interval=",
+A device answers for each parameter with its next exchange; --wait waits for that, of
+a group or a template for each of its devices.`,
+		Example: "  ecowatt config set roof-1 upload_interval=1m registers=pac,vac1 --wait\n  ecowatt config set --group north night_mode=full --wait --timeout 30m\n  ecowatt config set roof-1 upload_interval=",
 	}
 	of := layerFlags(c)
-	wait := c.Flags().Bool("wait", false, "wait until DEVICE has answered; what it refuses is exit code 1")
+	var out configOutput
+	c.Flags().BoolVar(&out.wait, "wait", false, "wait until every device concerned has answered; what one refuses is exit code 1")
+	c.Flags().DurationVar(&out.timeout, "timeout", 0, "with --wait: wait no longer than this (default without end)")
 	token, asJSON := tokenFlag(c), jsonFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		l, rest, err := of.named(args)
 		if err != nil {
 			return err
 		}
-		if *wait && l.device == "" {
-			return usagef("--wait is for one device; 'ecowatt device list' shows which of a group are pending")
+		if out.timeout != 0 && !out.wait || out.timeout < 0 {
+			return usagef("--timeout is how long --wait waits at most")
 		}
 		changes, err := parseAssignments(rest)
 		if err != nil {
@@ -54,20 +56,14 @@ The device answers for each parameter with its next exchange; --wait waits for t
 		if err != nil {
 			return err
 		}
+		out.json = *asJSON
 		if l.device == "" {
-			var x api.ConfigLayer
-			if err := cloud.edited(cmd.Context(), l, changes.apply, &x); err != nil {
-				return err
-			}
-			return a.printLayer(x, *asJSON)
+			return a.setLayer(cmd.Context(), cloud, l, changes, out)
 		}
-		return a.setDevice(cmd.Context(), cloud, l, changes, configOutput{wait: *wait, json: *asJSON})
+		return a.setDevice(cmd.Context(), cloud, l, changes, out)
 	}
 	return c
 }
-
-// configOutput is what is done after a change.
-type configOutput struct{ wait, json bool }
 
 // assignments are the parameters that are to be set; nil is for no more.
 type assignments map[string]any
@@ -107,88 +103,6 @@ func parseAssignments(args []string) (assignments, error) {
 		x[name] = v
 	}
 	return x, nil
-}
-
-// setDevice sets parameters of a device, and waits for its answer where that is
-// asked for.
-func (a *app) setDevice(ctx context.Context, cloud *client, l configLayer, changes assignments, out configOutput) error {
-	var c api.Config
-	if err := cloud.edited(ctx, l, changes.apply, &c); err != nil {
-		return err
-	}
-	if out.wait {
-		var err error
-		if c, err = a.waitConfig(ctx, cloud, l, c); err != nil {
-			return err
-		}
-	}
-	var err error
-	if out.json {
-		err = printJSON(a.stdout, c)
-	} else {
-		err = a.printConfig(l.device, c, false)
-	}
-	if err != nil || !out.wait {
-		return err
-	}
-	for _, name := range c.Drift {
-		if _, set := changes[name]; set {
-			return fmt.Errorf("%s: %s: %s", l.device, name, configState(c, name))
-		}
-	}
-	return nil
-}
-
-// waitConfig waits until the device has answered what is desired, and tells how far
-// that is.
-func (a *app) waitConfig(ctx context.Context, cloud *client, l configLayer, c api.Config) (api.Config, error) {
-	told := ""
-	for {
-		if text := waitText(c); text != told {
-			told = text
-			fmt.Fprintf(a.stderr, "%s  %s\n", localTime(time.Now()), oneLine(text))
-		}
-		if !c.Pending {
-			a.tellOutcome(c)
-			return c, nil
-		}
-		if !pause(ctx, commandLook) {
-			return c, ctx.Err()
-		}
-		var now api.Config
-		err := cloud.get(ctx, l.path, nil, &now)
-		if err == nil {
-			c = now
-		} else if !passing(err) {
-			return c, err
-		}
-	}
-}
-
-func waitText(c api.Config) string {
-	switch {
-	case !c.Pending:
-		return fmt.Sprintf("revision %d is answered", c.Revision)
-	case c.DeliveredAt != nil:
-		return fmt.Sprintf("revision %d is sent", c.Revision)
-	}
-	return fmt.Sprintf("revision %d waits for the device's next exchange", c.Revision)
-}
-
-// tellOutcome tells what the device did with each parameter.
-func (a *app) tellOutcome(c api.Config) {
-	names := parameter.Values{}
-	for name := range c.Outcome {
-		names[name] = nil
-	}
-	for _, name := range names.Names() {
-		o := c.Outcome[name]
-		text := name + ": " + o.Result
-		if o.Code != "" {
-			text += " (" + o.Code + "): " + o.Text
-		}
-		fmt.Fprintf(a.stderr, "%s  %s\n", localTime(time.Now()), oneLine(text))
-	}
 }
 
 func (a *app) newConfigTemplateCommand() *cobra.Command {
