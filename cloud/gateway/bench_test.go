@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ecowatt/cloud/gateway"
+	"ecowatt/cloud/rollout"
 	"ecowatt/wire"
 	"ecowatt/wire/noise"
 )
@@ -222,6 +223,65 @@ func BenchmarkExchangeAlone(b *testing.B) {
 					b.Fatal(w.Code)
 				}
 			}
+		})
+	}
+}
+
+// BenchmarkExchangeRollout is what an exchange without messages costs where a
+// rollout concerns the device. x-of-idle is the time in relation to an exchange of a
+// device that none concerns, in turn with it; queries are those about rollouts.
+func BenchmarkExchangeRollout(b *testing.B) {
+	for _, x := range []struct {
+		name  string
+		phase string // that the device reports; empty for none
+		rest  bool   // the rollout is paused
+	}{
+		{"none", "", false}, {"told of it", "", false}, {"paused", "", true}, {"on trial", "trial", false},
+	} {
+		b.Run(x.name, func(b *testing.B) {
+			c := newReleasing(b)
+			counting := &queryStore{Store: gateway.Of(c.store)}
+			o := c.options()
+			o.Store, o.Logger = counting, slog.New(slog.DiscardHandler)
+			g, err := gateway.New(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			c.gateway = g
+			idle := c.connected("idle")
+			d := c.gatewayOf("roof")
+			var r rollout.Rollout
+			if x.name != "none" {
+				r = c.rollOut(nil)
+			}
+			d.exchange(wire.Request{})
+			if x.phase != "" {
+				d.say(c.status(d, x.phase, ""))
+			}
+			if x.rest {
+				c.instruct(r.ID, rollout.Pause, false)
+			}
+			counting.queries.Store(0)
+			var ours, others []time.Duration
+			serve := func(d *device) time.Duration {
+				b.StopTimer()
+				post := newPoster(wire.PathExchange, d.seal(wire.Request{}).bytes)
+				if d != idle {
+					b.StartTimer()
+				}
+				begin := time.Now()
+				if status := post.to(g); status != http.StatusOK {
+					b.Fatal(status)
+				}
+				return time.Since(begin)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				others = append(others, serve(idle))
+				ours = append(ours, serve(d))
+			}
+			b.ReportMetric(float64(counting.queries.Load())/float64(b.N), "queries/op")
+			b.ReportMetric(float64(median(ours))/float64(median(others)), "x-of-idle")
 		})
 	}
 }
