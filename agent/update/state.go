@@ -155,6 +155,11 @@ func (u *Updater) tidy() {
 			u.remove(newProgram(s))
 		}
 	}
+	switch u.state.Phase {
+	case Offered, Downloading, Downloaded, Verified, Switching:
+	case "", Refused, OnTrial, Confirmed, RolledBack, Failed:
+		u.discard()
+	}
 }
 
 // discard removes what was fetched.

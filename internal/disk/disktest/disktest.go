@@ -78,6 +78,7 @@ type node struct {
 	perm    fs.FileMode
 	content []byte
 	synced  []byte // of content, what lasts
+	intact  int    // bytes at the begin of both that nothing has touched since
 }
 
 // change is a change of names.
@@ -136,7 +137,7 @@ func (d *Disk) Restart(fate Fate) *Disk {
 	for name, n := range after {
 		if fresh[n] == nil {
 			content := survivor(n, fate)
-			fresh[n] = &node{dir: n.dir, perm: n.perm, content: content, synced: bytes.Clone(content)}
+			fresh[n] = &node{dir: n.dir, perm: n.perm, content: content, synced: bytes.Clone(content), intact: len(content)}
 		}
 		after[name] = fresh[n]
 	}
@@ -161,14 +162,7 @@ func survivor(n *node, fate Fate) []byte {
 
 // torn is the content with half of what is not synced of it.
 func torn(n *node) []byte {
-	same := 0
-	for same < len(n.synced) && same < len(n.content) && n.synced[same] == n.content[same] {
-		same++
-	}
-	if same == len(n.synced) {
-		return bytes.Clone(n.content[:same+(len(n.content)-same)/2])
-	}
-	return bytes.Clone(n.content[:len(n.content)/2])
+	return bytes.Clone(n.content[:n.intact+(len(n.content)-n.intact)/2])
 }
 
 // op does one operation that changes something: half is what is done of it
@@ -234,7 +228,7 @@ func (d *Disk) Open(name string) (disk.File, error) {
 
 // Create opens a file to be written, and empties it.
 func (d *Disk) Create(name string, perm fs.FileMode) (disk.File, error) {
-	return d.write(name, perm, func(n *node) { n.content = nil })
+	return d.write(name, perm, func(n *node) { n.content, n.intact = nil, 0 })
 }
 
 // Append opens a file to be written at its end.
@@ -302,7 +296,7 @@ func (d *Disk) Truncate(name string, size int64) error {
 	if size < 0 || size > int64(len(n.content)) {
 		return fail("truncate", name, fs.ErrInvalid)
 	}
-	return d.op(nothing, func() { n.content = bytes.Clone(n.content[:size]) })
+	return d.op(nothing, func() { n.content, n.intact = bytes.Clone(n.content[:size]), min(n.intact, int(size)) })
 }
 
 // MkdirAll makes a folder and those around it.
@@ -494,7 +488,7 @@ func (f *file) Sync() error {
 	}
 	return f.d.op(
 		func() { f.n.synced = torn(f.n) },
-		func() { f.n.synced = bytes.Clone(f.n.content) })
+		func() { f.n.synced, f.n.intact = bytes.Clone(f.n.content), len(f.n.content) })
 }
 
 func (f *file) Close() error {

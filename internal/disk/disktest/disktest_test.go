@@ -82,6 +82,43 @@ func TestCutsCatchNaiveWriting(t *testing.T) {
 	}
 }
 
+// What lasts in front of the place where a file is cut is not in danger; what lasted
+// in a file that is made anew is.
+func TestWhatLastsOfAFileThatIsCut(t *testing.T) {
+	for _, fate := range []disktest.Fate{disktest.Lost, disktest.Kept, disktest.Torn, disktest.Holed} {
+		for _, anew := range []bool{false, true} {
+			d := disktest.New()
+			if err := errors.Join(put(d, "f", "0123456789", true), d.SyncDir(".")); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if anew {
+				err = put(d, "f", "012", false)
+			} else {
+				err = d.Truncate("f", 3)
+			}
+			f, opening := d.Append("f", 0o600)
+			if err := errors.Join(err, opening); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Write([]byte("abcdef")); err != nil {
+				t.Fatal(err)
+			}
+			got, err := disk.ReadFile(d.Restart(fate), "f", 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[disktest.Fate][2]string{
+				disktest.Lost: {"0123456789", "0123456789"}, disktest.Kept: {"012abcdef", "012abcdef"},
+				disktest.Torn: {"012abc", "012a"}, disktest.Holed: {"012abc\x00\x00\x00", "012a\x00\x00\x00\x00\x00"},
+			}[fate]
+			if anew && string(got) != want[1] || !anew && string(got) != want[0] {
+				t.Errorf("%v, made anew %v: %q", fate, anew, got)
+			}
+		}
+	}
+}
+
 func TestNoPower(t *testing.T) {
 	d := disktest.New()
 	f, err := d.Create("f", 0o600)
