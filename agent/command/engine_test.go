@@ -186,6 +186,8 @@ func TestRestartAgent(t *testing.T) {
 
 // TestOnce: what is delivered again has no second effect, and is told again once the
 // cloud has shown that it does not know.
+//
+// Attacks: R16
 func TestOnce(t *testing.T) {
 	w := newWorld(t).start()
 	c := write(1, "plain", 23.5, w.in(time.Hour))
@@ -228,6 +230,8 @@ func TestOrder(t *testing.T) {
 }
 
 // TestStepOfTheClock: what was late stays late, whatever the time says afterwards.
+//
+// Attacks: R17
 func TestStepOfTheClock(t *testing.T) {
 	for name, step := range map[string]time.Duration{"back": -time.Hour, "ahead": time.Hour} {
 		t.Run(name, func(t *testing.T) {

@@ -138,6 +138,13 @@ func (r Report) After(a Answer, values parameter.Values, at time.Time) Report {
 	if next.Values == nil {
 		next.Values = parameter.Values{}
 	}
+	// What the update does not set and the device does not speak of it has not from
+	// here: it only was what the gateway keeps for itself.
+	maps.DeleteFunc(next.Values, func(name string, _ any) bool {
+		_, wanted := values[name]
+		_, spoken := a.Outcome[name]
+		return !wanted && !spoken
+	})
 	for name, part := range a.Outcome {
 		v, wanted := values[name]
 		switch {
