@@ -49,8 +49,35 @@ func (s Step) Bounds(at int64) (begin, end int64) {
 		begin = floor(at, s.size)
 		return begin, begin + s.size
 	}
-	y, m, d := time.UnixMilli(at).In(s.location).Date()
-	return time.Date(y, m, d, 0, 0, 0, 0, s.location).UnixMilli(), time.Date(y, m, d+1, 0, 0, 0, 0, s.location).UnixMilli()
+	t := time.UnixMilli(at).In(s.location)
+	begin, end = s.midnight(t, 0), s.midnight(t, 1)
+	switch { // where clocks go back over midnight, a date comes twice
+	case at < begin:
+		begin, end = s.midnight(t, -1), begin
+	case at >= end:
+		begin, end = end, s.midnight(t, 2)
+	}
+	return begin, end
+}
+
+// midnight is when the date of t, or one so many days later, begins: at the first
+// of two midnights where clocks go back over it, and when they go forward where
+// they pass over it.
+func (s Step) midnight(t time.Time, days int) int64 {
+	y, m, d := t.Date()
+	date := time.Date(y, m, d+days, 0, 0, 0, 0, time.UTC)
+	t = time.Date(y, m, d+days, 0, 0, 0, 0, s.location) // of two, or of none, it is either
+	since, until := t.ZoneBounds()
+	switch _, offset := t.Zone(); {
+	case t.Day() != date.Day() && !until.IsZero() && until.Sub(t) < 24*time.Hour:
+		return until.UnixMilli()
+	case !since.IsZero():
+		_, before := since.Add(-time.Second).Zone()
+		if first := t.Add(time.Duration(offset-before) * time.Second); first.Before(since) && before > offset {
+			return first.UnixMilli()
+		}
+	}
+	return t.UnixMilli()
 }
 
 func floor(at, size int64) int64 {
