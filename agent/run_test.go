@@ -47,7 +47,36 @@ type gateway struct {
 	dir    string
 	cloud  *cloud
 	files  *http.ServeMux // of the cloud
+	wire   atomic.Int64   // bytes to and from the cloud, in TCP
 	served atomic.Uint32  // reads that the inverter answered
+}
+
+// meteredListener counts the bytes of its connections.
+type meteredListener struct {
+	net.Listener
+	n *atomic.Int64
+}
+
+func (l meteredListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return meteredConn{c, l.n}, err
+}
+
+type meteredConn struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c meteredConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func (c meteredConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 func newGateway(tb testing.TB) *gateway {
@@ -57,7 +86,9 @@ func newGateway(tb testing.TB) *gateway {
 	g.cloud = newCloud(tb, c, time.Now)
 	g.files = http.NewServeMux()
 	g.files.Handle("/", g.cloud)
-	server := httptest.NewServer(g.files)
+	server := httptest.NewUnstartedServer(g.files)
+	server.Listener = meteredListener{server.Listener, &g.wire}
+	server.Start()
 	tb.Cleanup(server.Close)
 	device, err := Enroll(g.dir, enrolmentFile(tb, "roof-1", server.URL, c), "")
 	if err != nil || device != "roof-1" {
