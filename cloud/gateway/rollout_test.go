@@ -155,6 +155,21 @@ func TestThousandDevices(t *testing.T) {
 		t.Errorf("%d answers carried the release after the rollout had stopped, %d to gateways that had not begun", after-before, offers(stages[3]))
 	}
 	c.addsUp(r, fleet, stages)
+	c.instruct(r.ID, rollout.Abort, false)
+	c.round(fleet)
+	want := stages.tally(func(x *roof) rollout.Phase {
+		switch p := x.phase(); p { //nolint:exhaustive // the others are over
+		case rollout.Waiting:
+			return rollout.Skipped
+		case rollout.Offered:
+			return rollout.Withdrawn
+		default:
+			return p
+		}
+	})
+	if diff := cmp.Diff(want, c.rollout(r.ID).All()); diff != "" || offers(fleet) != before {
+		t.Error("after it was aborted: ", diff)
+	}
 }
 
 func offers(fleet []*roof) (n int) {
