@@ -262,3 +262,25 @@ func TestReportIsWhatTheDeviceHas(t *testing.T) {
 		}
 	})
 }
+
+// What the gateway keeps for itself is in force while it is desired, and no drift when
+// it is not any more: the device, which never took it from here, does not speak of it.
+func TestReportOfWhatTheGatewayKeeps(t *testing.T) {
+	answer := func(revision uint64, accepted, unchanged []string) config.Answer {
+		t.Helper()
+		a, err := config.NewAnswer(revision, accepted, unchanged, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	r := config.Report{}.After(answer(1, nil, []string{"log_level"}), parameter.Values{"log_level": "info"}, noon)
+	if diff := cmp.Diff(parameter.Values{"log_level": "info"}, r.Values); diff != "" {
+		t.Error(diff)
+	}
+	desired := parameter.Values{"night_mode": "full"}
+	r = r.After(answer(2, []string{"night_mode"}, nil), desired, noon)
+	if drift := config.Differ(desired, r.Values); len(drift) > 0 {
+		t.Errorf("drifted: %v", drift)
+	}
+}
