@@ -72,9 +72,11 @@ func TestConfiguration(t *testing.T) {
 		t.Errorf("the agent was started again: process %d and then %d", pid, now)
 	}
 	f.refusedParameters(t)
+	f.packsAsSaid(t)
 	f.answerLost(t, l)
 	f.staysSet(t)
 	f.changesAreLogged(t)
+	f.cutsOff(t, l)
 }
 
 // pid is the process of a roof's agent.
@@ -156,11 +158,123 @@ func (f *fleet) refusedParameters(t *testing.T) {
 	if !slices.Equal(c.Drift, []string{"registers"}) || c.Outcome["registers"].Code != "unknown_point" || !strings.Contains(c.Outcome["registers"].Text, "nonsense") || c.Reported["night_mode"] != "full" {
 		t.Errorf("%+v", c)
 	}
+	f.driftShows(t, "registers")
 	r = run(t, f.env, "ecowatt", "config", "set", "roof-1", "registers=", "sampling_interval=1", "upload_interval=86400", "--wait")
 	if c := f.configured(t, "roof-1"); r.code != 1 || c.Outcome["upload_interval"].Code != "infeasible" || c.Reported["upload_interval"] != 3.0 {
 		t.Errorf("a slot whose samples fit into no buffer: exit code %d: %s%+v", r.code, r.stderr, c)
 	}
 	f.inForceNow(t, "roof-1", "upload_interval=1")
+}
+
+// driftShows checks that everybody is told what is not in force as desired.
+func (f *fleet) driftShows(t *testing.T, name string) {
+	t.Helper()
+	wantLines(t, must(t, f.env, "ecowatt", "device", "list"), `^roof-1 .*configuration drifted`, 1)
+	wantLines(t, must(t, f.env, "ecowatt", "device", "show", "roof-1"), `^config .*drifted: 1 parameter is not in force$`, 1)
+	for path, want := range map[string]string{"/metrics": "\necowatt_config_drift_devices 1\n", "/api/v1/devices/roof-1/events": `"drift":"` + name + `"`} {
+		a, err := send(t.Context(), f.cloudAddr, http.MethodGet, path, nil, f.authorization(t))
+		if err != nil || !strings.Contains(string(a.body), want) {
+			t.Errorf("%s: %d %.2000s %v: it lacks %q", path, a.status, a.body, err, want)
+		}
+	}
+}
+
+// packsAsSaid changes how samples are sent, while they are: the cloud can read all of
+// them, and none is missing.
+func (f *fleet) packsAsSaid(t *testing.T) {
+	t.Helper()
+	type span struct {
+		from time.Time
+		of   string // "samples" or "windows"
+	}
+	var spans []span
+	for _, x := range []struct {
+		values []string
+		of     string
+	}{
+		{[]string{"compression=none", "sampling_interval=1"}, "samples"},
+		{[]string{"compression=fast", "payload_cap=512"}, "samples"},
+		{[]string{"aggregation_window=2", "upload_interval=3"}, "windows"}, // of one sample there is none: that one goes as it is
+		{[]string{"compression=", "payload_cap=", "aggregation_window=", "sampling_interval=", "upload_interval=1"}, "samples"},
+	} {
+		f.inForceNow(t, "roof-1", x.values...)
+		from := time.Now()
+		spans = append(spans, span{from, x.of})
+		eventually(t, fmt.Sprintf("%s under %v", x.of, x.values), func() bool {
+			at := f.measured(t)[x.of]
+			return len(at) > 0 && at[len(at)-1] > from.UnixMilli()+1000
+		})
+	}
+	all := f.measured(t)
+	at := slices.Sorted(slices.Values(slices.Concat(all["samples"], all["windows"])))
+	for i, x := range at[1:] {
+		if gap := time.Duration(x-at[i]) * time.Millisecond; x > spans[0].from.UnixMilli() && gap > 3*time.Second {
+			t.Errorf("nothing was measured for %v, since %v: %v", gap, at[i], spans)
+		}
+	}
+	for _, how := range []string{"invalid", "conflict"} {
+		wantLines(t, string(f.cloud.said()), how, 0)
+	}
+}
+
+// measured is the times of the samples and the windows of roof-1, in their order.
+func (f *fleet) measured(t *testing.T) map[string][]int64 {
+	t.Helper()
+	type at struct {
+		T int64 `json:"t"`
+	}
+	have := parseJSON[struct {
+		Inverters []struct {
+			Samples, Windows []at
+		}
+	}](t, must(t, f.env, "ecowatt", "telemetry", "show", "roof-1", "--since", "1h", "--json"))
+	times := map[string][]int64{}
+	for _, in := range have.Inverters {
+		for of, list := range map[string][]at{"samples": in.Samples, "windows": in.Windows} {
+			for _, x := range list {
+				times[of] = append(times[of], x.T)
+			}
+		}
+	}
+	return times
+}
+
+// cutsOff sets something under which the device cannot reach the cloud: the device
+// itself takes it back, and says so when it is back.
+func (f *fleet) cutsOff(t *testing.T, l *line) {
+	t.Helper()
+	before := f.configured(t, "roof-1")
+	revision := before.Revision + 1
+	l.setMeddle(func(_ string, _ []byte, ask func() (reply, bool)) (reply, bool) {
+		if s, ok := f.status(t, "roof-1"); !ok || s.Config.Revision == revision && s.Config.OnTrial {
+			return reply{}, false
+		}
+		return ask()
+	})
+	must(t, f.env, "ecowatt", "config", "set", "roof-1", "upload_interval=2")
+	eventually(t, "the change is on trial", func() bool {
+		s, ok := f.status(t, "roof-1")
+		return ok && s.Config.Revision == revision && s.Config.OnTrial
+	})
+	for range 6 { // the last one gives up
+		f.launchers["roof-1"].stop(t)
+		f.startRoof(t, "roof-1")
+		f.pid(t, "roof-1")
+	}
+	var c configuration
+	eventuallyFunc(t, func() string { return fmt.Sprintf("the device says that it took the change back: %+v", c) }, func() bool {
+		c = f.configured(t, "roof-1")
+		return !c.Pending
+	})
+	l.setMeddle(nil)
+	if o := c.Outcome["upload_interval"]; o.Code != "infeasible" || o.Text != "undone: the agent had to start again and again under 2" ||
+		c.Reported["upload_interval"] != before.Reported["upload_interval"] || !slices.Equal(c.Drift, []string{"upload_interval"}) {
+		t.Errorf("%+v, and before %+v", c, before)
+	}
+	wantLines(t, string(f.launchers["roof-1"].said()), `code=config_undone revision=`+fmt.Sprint(revision), 1)
+	f.driftShows(t, "upload_interval")
+	n := f.stored(t, "roof-1")
+	eventually(t, "it goes on", func() bool { return f.stored(t, "roof-1") > n })
 }
 
 // answerLost sets the same again, and then something while answers to the device get

@@ -117,6 +117,10 @@ type agentStatus struct {
 		Failures int     `json:"failures"`
 		Error    string  `json:"error"`
 	} `json:"uplink"`
+	Config struct {
+		Revision uint64 `json:"revision"`
+		OnTrial  bool   `json:"on_trial"`
+	} `json:"configuration"`
 }
 
 // status asks a roof's agent; ok is false while none runs.
