@@ -276,6 +276,7 @@ func (s *server) newHandler(ctx context.Context, o Options, keys *keyring.Ring) 
 		Trust:          roots,
 		Releases:       s.db,
 		Depot:          releases,
+		Rollouts:       s.db,
 		Draining:       s.draining,
 		Logger:         o.Logger,
 	})

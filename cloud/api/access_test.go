@@ -56,6 +56,13 @@ var surface = []struct {
 	{http.MethodGet, "/api/v1/devices/{id}/telemetry.csv", "", access.Viewer, 200},
 	{http.MethodPost, "/api/v1/groups/{group}/commands", `{"action":"restart_agent"}`, access.Operator, 404},
 	{http.MethodGet, "/api/v1/orders/{order}", "", access.Viewer, 404},
+	{http.MethodGet, "/api/v1/rollouts", "", access.Viewer, 200},
+	{http.MethodPost, "/api/v1/rollouts", `{"release":"` + strings.Repeat("0c", 32) + `"}`, access.Operator, 404},
+	{http.MethodGet, "/api/v1/rollouts/{rollout}", "", access.Viewer, 404},
+	{http.MethodGet, "/api/v1/rollouts/{rollout}/devices", "", access.Viewer, 404},
+	{http.MethodPost, "/api/v1/rollouts/{rollout}/pause", "", access.Operator, 404},
+	{http.MethodPost, "/api/v1/rollouts/{rollout}/resume", "", access.Operator, 404},
+	{http.MethodPost, "/api/v1/rollouts/{rollout}/abort", "", access.Operator, 404},
 	{http.MethodPost, "/api/v1/key-rotations", `{"all":true}`, access.Administrator, 202},
 	{http.MethodGet, "/api/v1/keyring", "", access.Administrator, 200},
 	{http.MethodPost, "/api/v1/keyring/keys", "", access.Administrator, 201},
@@ -69,7 +76,7 @@ var surface = []struct {
 
 // filled is a path of surface with a device and a key in it.
 func filled(path, device string) string {
-	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere", "{hash}", strings.Repeat("0c", 32), "{template}", "absent").Replace(path)
+	return strings.NewReplacer("{id}", device, "{kek}", "kek1", "{command}", strings.Repeat("0a", 16), "{order}", strings.Repeat("0b", 16), "{group}", "nowhere", "{hash}", strings.Repeat("0c", 32), "{rollout}", strings.Repeat("0d", 16), "{template}", "absent").Replace(path)
 }
 
 // Attacks: A1, A2, A8, O5, O12

@@ -9,7 +9,9 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"io"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -81,6 +83,7 @@ type Options struct {
 	Trust          Trust
 	Releases       Releases
 	Depot          Depot
+	Rollouts       Rollouts
 
 	// Wake is called after the commit of what a device is to be told: an answer
 	// that is held back for it goes out. Nil for nobody.
@@ -99,6 +102,7 @@ type Options struct {
 	// answered at once. Nil for never.
 	Draining <-chan struct{}
 
+	Random io.Reader        // cryptographic; default crypto/rand
 	Now    func() time.Time // default time.Now
 	Logger *slog.Logger     // default discards
 }
@@ -115,7 +119,7 @@ type server struct {
 // prefix of everything that needs a token, except /metrics.
 const prefix = "/api/v1"
 
-// maxBody is the longest request body, in bytes.
+// maxBody is the longest request body where nothing else is said, in bytes.
 const maxBody = 64 << 10
 
 // New returns the handler of everything under /api/, and of /healthz, /readyz
@@ -124,11 +128,14 @@ func New(o Options) (http.Handler, error) {
 	if o.Fleet == nil || o.Telemetry == nil || o.Log == nil || o.Tokens == nil ||
 		o.Registry == nil || o.Rotations == nil || o.Keyring == nil || o.Ready == nil ||
 		o.Commands == nil || o.Commander == nil || o.Configurations == nil ||
-		o.Trust == nil || o.Releases == nil || o.Depot == nil {
+		o.Trust == nil || o.Releases == nil || o.Depot == nil || o.Rollouts == nil {
 		return nil, errors.New("the API lacks a part of the cloud")
 	}
 	if o.Wake == nil {
 		o.Wake = func(ecowatt.DeviceID) {}
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -147,6 +154,7 @@ func New(o Options) (http.Handler, error) {
 	s.registerEvents()
 	s.registerKeyring()
 	s.registerFirmware()
+	s.registerRollouts()
 	s.registerHealth()
 	if err := s.registerDocs(); err != nil {
 		return nil, err
@@ -199,7 +207,9 @@ func caller(ctx context.Context) access.Identity {
 // for. An error of handle becomes a problem document.
 func register[I, O any](s *server, needs access.Action, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.Path = prefix + op.Path
-	op.MaxBodyBytes = maxBody
+	if op.MaxBodyBytes == 0 {
+		op.MaxBodyBytes = maxBody
+	}
 	op.Security = []map[string][]string{{tokenScheme: {}}}
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
 	op.Middlewares = append(huma.Middlewares{s.admit(needs)}, op.Middlewares...)

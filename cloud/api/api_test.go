@@ -82,6 +82,7 @@ type cloud struct {
 	telemetry *fakeTelemetry
 	keyring   fakeKeyring
 	trust     fakeTrust
+	devices   int // that runs has added
 	depot     fakeDepot
 	woken     []ecowatt.DeviceID
 	logs      *logBuffer
@@ -137,7 +138,7 @@ func newCloud(t *testing.T, changes ...func(*Options)) *cloud {
 		Registry:  registry.New(c.store, fakeWrapper{}, rand.Reader),
 		Rotations: registry.NewRotations(c.store, fakeWrapper{}, rand.Reader),
 		Keyring:   &c.keyring,
-		Trust:     &c.trust, Releases: c.store, Depot: &c.depot,
+		Trust:     &c.trust, Releases: c.store, Depot: &c.depot, Rollouts: c.store,
 		Commands: c.store, Configurations: c.store,
 		Commander: command.NewQueue(c.store, rand.Reader, c.wake), Wake: c.wake,
 		Ready: c.store.Ready, Unavailable: errBusy,

@@ -24,9 +24,10 @@ type fakeTrust struct {
 	given  string
 	by     string
 	refuse error
+	roots  rollout.Roots
 }
 
-func (f *fakeTrust) Roots() rollout.Roots { return rollout.Roots{} }
+func (f *fakeTrust) Roots() rollout.Roots { return f.roots }
 
 func (f *fakeTrust) AddRoot(_ context.Context, signed []byte, by string) (bool, error) {
 	f.given, f.by = string(signed), by
@@ -89,28 +90,44 @@ func TestPushRelease(t *testing.T) {
 	}
 }
 
-func TestReleases(t *testing.T) {
-	c := newCloud(t)
-	envelope, err := os.ReadFile(filepath.Join("..", "..", "firmware", "testdata", "release.ewfw"))
+// vector is a file of the vectors of docs/formats/firmware.md.
+func vector(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "firmware", "testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := firmware.ReadBundle(bytes.NewReader(envelope), rollout.MaxBundle)
+	return b
+}
+
+// release stores the release of the vectors, which the cloud then trusts.
+func (c *cloud) release() rollout.Release {
+	c.t.Helper()
+	b, err := firmware.ReadBundle(bytes.NewReader(vector(c.t, "release.ewfw")), rollout.MaxBundle)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	signed, err := b.Envelope.Encode()
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	release, err := rollout.ReadRelease(signed)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	release.AddedAt, release.AddedBy = c.now, "ada"
-	if _, err := c.store.AddRelease(t.Context(), release, store.Content{KEK: "kek1", Wrapped: make([]byte, 72)}); err != nil {
-		t.Fatal(err)
+	if _, err := c.store.AddRelease(c.t.Context(), release, store.Content{KEK: "kek1", Wrapped: make([]byte, 72)}); err != nil {
+		c.t.Fatal(err)
 	}
+	if c.trust.roots, err = rollout.ReadRoots([][]byte{vector(c.t, "root.cbor")}); err != nil {
+		c.t.Fatal(err)
+	}
+	return release
+}
+
+func TestReleases(t *testing.T) {
+	c := newCloud(t)
+	release := c.release()
 	c.depot.missing = 2
 	id := release.ID.String()
 	one := c.get("/api/v1/firmware/" + id)

@@ -14,6 +14,7 @@ import (
 	"ecowatt/cloud/access"
 	"ecowatt/cloud/command"
 	"ecowatt/cloud/registry"
+	"ecowatt/cloud/rollout"
 )
 
 // problemf is an error that is answered with this status and text.
@@ -54,6 +55,7 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		forbidden *access.ForbiddenError
 		conflict  *ConflictError
 		refused   *command.RefusedError
+		wanted    *rollout.InvalidError
 	)
 	switch {
 	case errors.As(err, &ready):
@@ -74,6 +76,8 @@ func (s *server) problem(ctx context.Context, err error) *huma.ErrorModel {
 		return commandProblem(refused)
 	case configProblem(err) != nil:
 		return configProblem(err)
+	case errors.As(err, &wanted):
+		return invalid("body."+wanted.Field, wanted.Problem)
 	case firmwareProblem(err) != nil:
 		return firmwareProblem(err)
 	case errors.Is(err, command.ErrKeyUsed):
