@@ -106,6 +106,8 @@ func TestJSONIsDocumented(t *testing.T) {
 		"ecowatt firmware inspect":        &statementInfo{},
 		"ecowatt firmware push":           &api.PushedRelease{},
 		"ecowatt firmware list":           &api.ReleaseList{},
+		"ecowatt rollout list":            &api.RolloutList{},
+		"ecowatt rollout show":            &rolloutDevices{},
 		"ecowatt log":                     &audit.Record{},
 		"ecowatt bench block":             &benchReport{},
 		"ecowatt bench exchange":          &exchangeReport{},

@@ -26,6 +26,7 @@ func (a *app) newRootCommand() *cobra.Command {
 		a.newCommandCommand(),
 		a.newTelemetryCommand(),
 		a.newFirmwareCommand(),
+		a.newRolloutCommand(),
 		a.newLogCommand(),
 		a.newSimCommand(),
 		a.newProbeCommand(),

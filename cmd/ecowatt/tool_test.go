@@ -69,8 +69,8 @@ func newOperator(t *testing.T) *operator {
 }
 
 // startCloud runs a cloud in this process until stop is called.
-func startCloud(t testing.TB, data, listen string) (address string, stop func()) {
-	t.Helper()
+func startCloud(tb testing.TB, data, listen string) (address string, stop func()) {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan string, 1), make(chan error, 1)
 	go func() {
@@ -80,12 +80,12 @@ func startCloud(t testing.TB, data, listen string) (address string, stop func())
 	case address = <-ready:
 	case err := <-done:
 		cancel()
-		t.Fatalf("the cloud does not start: %v", err)
+		tb.Fatalf("the cloud does not start: %v", err)
 	}
 	return address, func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("the cloud stops with %v", err)
+			tb.Errorf("the cloud stops with %v", err)
 		}
 	}
 }
