@@ -82,7 +82,8 @@ func lived(t *testing.T) *wrapping {
 		_, err1 := tx.Take(2, m, noon)
 		_, err2 := tx.w.exec(`UPDATE session SET last_seq = 4, seen_at = $1 WHERE device = 2`, millis(noon.Add(time.Minute)))
 		_, err3 := tx.w.exec(`UPDATE device SET last_seen = $1 WHERE id <> 1`, millis(noon))
-		return errors.Join(err1, err2, err3)
+		_, err4 := tx.w.exec(`INSERT INTO retired (device, inverter, raw, minutes) VALUES (1, 'east', 5, 3)`)
+		return errors.Join(err1, err2, err3, err4)
 	})
 	return w
 }
@@ -108,6 +109,11 @@ func restored(t *testing.T, backup string) *Store {
 func TestBackup(t *testing.T) {
 	w := lived(t)
 	before := dump(t, w.Store)
+	for _, table := range []string{"block", "rollup", "retired", "message", "audit", "device_key"} {
+		if len(before[table]) == 0 {
+			t.Errorf("nothing in %s to keep", table)
+		}
+	}
 	file := filepath.Join(t.TempDir(), "a backup %?#")
 	b, err := WriteBackup(t.Context(), w.path, file, noon)
 	if err != nil {

@@ -69,9 +69,10 @@ type owner struct {
 	inverter string
 }
 
+const nextOwner = `SELECT device, inverter FROM block WHERE t0 IS NOT NULL AND (device, inverter) > ($1, $2) ORDER BY device, inverter LIMIT 1`
+
 func (tx *Tx) nextOwner(after owner) (next owner, found bool, err error) {
-	found, err = tx.w.row(`SELECT device, inverter FROM block WHERE t0 IS NOT NULL AND (device, inverter) > ($1, $2) ORDER BY device, inverter LIMIT 1`,
-		[]any{after.device, after.inverter}, &next.device, &next.inverter)
+	found, err = tx.w.row(nextOwner, []any{after.device, after.inverter}, &next.device, &next.inverter)
 	return next, found, err
 }
 

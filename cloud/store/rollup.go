@@ -36,11 +36,12 @@ func (tx *Tx) rollUp(device int64, b ingest.Block) error {
 // and must not keep the device from going on.
 func condense(b *ingest.Block) { _ = b.Condense() }
 
+const oneChunk = `SELECT id, series, stats FROM rollup WHERE device = $1 AND inverter = $2 AND start = $3 AND points = $4`
+
 func (tx *Tx) rollUpChunk(device int64, b ingest.Block, names string, start int64, part rollup.Table) error {
 	var id int64
 	var series, stats []byte
-	found, err := tx.w.row(`SELECT id, series, stats FROM rollup WHERE device = $1 AND inverter = $2 AND start = $3 AND points = $4`,
-		[]any{device, b.Inverter, start, names}, &id, &series, &stats)
+	found, err := tx.w.row(oneChunk, []any{device, b.Inverter, start, names}, &id, &series, &stats)
 	if err != nil {
 		return err
 	}
@@ -77,14 +78,15 @@ func parseChunk(points []string, series, stats []byte) (rollup.Table, error) {
 	return rollup.Join(a, b)
 }
 
+const blocksOfChunk = `SELECT t0, samples, codec, data, window_ms FROM block
+	WHERE device = $1 AND inverter = $2 AND t0 > $3 AND t0 < $4 AND t1 >= $5 AND points = $6 ORDER BY t0, t1, id`
+
 // renewChunk makes a chunk out of its blocks; merged is what there is of it where
 // the samples of one of them are gone.
 func (tx *Tx) renewChunk(device int64, b ingest.Block, names string, start int64, merged rollup.Table) (rollup.Table, error) {
 	var blocks []ingest.Block
 	gone := false
-	err := tx.w.rows(`SELECT t0, samples, codec, data, window_ms FROM block
-		WHERE device = $1 AND inverter = $2 AND t0 > $3 AND t0 < $4 AND t1 >= $5 AND points = $6 ORDER BY t0, t1, id`,
-		[]any{device, b.Inverter, start - ingest.MaxSpan.Milliseconds() - 1, start + rollup.Chunk, start, names},
+	err := tx.w.rows(blocksOfChunk, []any{device, b.Inverter, start - ingest.MaxSpan.Milliseconds() - 1, start + rollup.Chunk, start, names},
 		func(st *sqlite3.Stmt) error {
 			x := ingest.Block{
 				Inverter: b.Inverter, Points: b.Points, Placed: true, T0: st.ColumnInt64(0), Count: st.ColumnInt(1),
