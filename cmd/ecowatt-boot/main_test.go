@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"ecowatt"
 	"ecowatt/boot"
@@ -36,6 +37,7 @@ func TestMain(m *testing.M) {
 
 func TestRun(t *testing.T) {
 	empty := t.TempDir()
+	getenv := func(string) string { return "" }
 	for name, c := range map[string]struct {
 		args   []string
 		code   int
@@ -51,12 +53,26 @@ func TestRun(t *testing.T) {
 		"no agent":         {[]string{"--dir", empty}, 1, "", "put an agent into " + filepath.Join(empty, boot.A.Program())},
 	} {
 		var out, stderr bytes.Buffer
-		if code := run(t.Context(), c.args, &out, &stderr); code != c.code || out.String() != c.out || !strings.Contains(stderr.String(), c.stderr) {
+		if code := run(t.Context(), c.args, getenv, &out, &stderr); code != c.code || out.String() != c.out || !strings.Contains(stderr.String(), c.stderr) {
 			t.Errorf("%s: exit code %d, %q, %q; want %d, %q, %q", name, code, &out, &stderr, c.code, c.out, c.stderr)
 		}
 		if (c.stderr == "") != (stderr.Len() == 0) {
 			t.Errorf("%s: it says %q", name, &stderr)
 		}
+	}
+}
+
+func TestTrialTime(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": 0, "8s": 8 * time.Second, "soon": -1, "-1s": -1, "0s": -1} {
+		got, err := trialTime(func(string) string { return text })
+		if want >= 0 && (err != nil || got != want) || want < 0 && err == nil {
+			t.Errorf("%q: %s, %v", text, got, err)
+		}
+	}
+	var out, stderr bytes.Buffer
+	code := run(t.Context(), []string{"--dir", t.TempDir()}, func(string) string { return "soon" }, &out, &stderr)
+	if code != 2 || !strings.Contains(stderr.String(), `ECOWATT_TRIAL_TIME: "soon" is not a time such as 1h`) {
+		t.Errorf("exit code %d, %s", code, &stderr)
 	}
 }
 
