@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"encoding/hex"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,8 @@ func TestUpdate(t *testing.T) {
 	}
 	d.send(d.seal(wire.Request{})) // its answer is lost
 	c.restart()
+	d.connect()
+	offered("in the first answer of a session", d.exchange(wire.Request{}))
 	offered("again", d.exchange(wire.Request{Firmware: running(11, former, wire.FirmwareConfirmed)}))
 	report := func(phase string, done uint64) wire.Message {
 		return d.fota(wire.FotaStatus{Manifest: c.release.ID, Phase: phase, Done: done, All: 9})
@@ -218,6 +221,13 @@ func TestUpdateReports(t *testing.T) {
 		}
 	}
 	d := c.gatewayOf("roof-2")
+	r := c.rollOut(func(s *rollout.Spec) { s.Target.Devices = []ecowatt.DeviceID{"roof-2"} })
+	for n := range uint64(3) { // the same trouble is told once, and numbers are bounded
+		d.say(d.fota(wire.FotaStatus{Manifest: c.release.ID, Phase: "downloading", Code: "no_space", Done: n, All: math.MaxUint64}))
+	}
+	if u, log := d.update(r.ID), c.updateLog(d.name); len(log) != 2 || u.Done != 2 || u.All != 1<<32 {
+		t.Errorf("%d of %d, %v", u.Done, u.All, log)
+	}
 	if got := d.say(c.status(d, "exploded", ""), c.status(d, "", "")); got[0].Status != wire.Invalid || got[1].Status != wire.Invalid {
 		t.Errorf("phases that there are not: %+v", got)
 	}

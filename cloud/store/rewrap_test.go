@@ -445,6 +445,9 @@ func TestCloseKEK(t *testing.T) {
 			t.Errorf("%s is possible", query)
 		}
 	}
+	if _, err := w.AddRelease(t.Context(), rollout.Release{Envelope: []byte{1}}, Content{KEK: old, Wrapped: make([]byte, 72)}); err == nil {
+		t.Error("a release wrapped before it was closed is stored")
+	}
 	if diff := cmp.Diff(map[string]KEKUse{primary: {4, 4, 4}}, w.uses()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
