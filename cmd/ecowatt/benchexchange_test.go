@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
+	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -19,9 +23,15 @@ func benchExchanges(t *testing.T, args ...string) (code int, stdout, stderr stri
 }
 
 // TestBenchExchange holds what a sample costs on the wire: less than 8 bytes where
-// a slot has 450 of them.
+// a slot has 450 of them, and for the simulated ones what is published.
+//
+// Attacks: O15
 func TestBenchExchange(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
+	published, err := os.ReadFile("../../docs/formats/block.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, args := range map[string][]string{
 		"simulated": {"--json"},
 		"recorded":  {writeFile(t, "day.csv", []byte(recorded(500))), "--inverters", "inv1", "--json"},
@@ -45,8 +55,20 @@ func TestBenchExchange(t *testing.T) {
 			if all := x.PerSample * float64(x.Samples); math.Abs(all-float64(x.Up+x.Down)) > 1 || x.Up < int64(x.Slots)*400 || x.Down < int64(x.Slots)*200 {
 				t.Errorf("%s: %+v", name, x)
 			}
-			if name == "simulated" && x.SlotS == 900 && x.IntervalS == 2 && x.PerSample >= 8 {
-				t.Errorf("%s: %.2f bytes per sample", name, x.PerSample)
+			if name != "simulated" {
+				continue
+			}
+			if x.SlotS == 900 && x.IntervalS == 2 && x.PerSample >= 8 {
+				t.Errorf("%.2f bytes per sample", x.PerSample)
+			}
+			slot := map[float64]string{15: "15 s", 900: "15 min"}[x.SlotS]
+			row := fmt.Sprintf(`(?m)^\| slots of %s, a sample every %v s \|[^|]*\| ([0-9.]+) \|`, slot, x.IntervalS)
+			said := regexp.MustCompile(row).FindSubmatch(published)
+			if said == nil {
+				t.Fatalf("docs/formats/block.md has no row %s", row)
+			}
+			if cost, err := strconv.ParseFloat(string(said[1]), 64); err != nil || math.Abs(cost-x.PerSample) > 0.02*cost {
+				t.Errorf("%s, a sample every %v s: %.2f bytes per sample, docs/formats/block.md says %s", slot, x.IntervalS, x.PerSample, said[1])
 			}
 		}
 	}
