@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -429,4 +430,74 @@ func TestRetire(t *testing.T) {
 	if r, err := s.Retire(t.Context(), now.AddDate(0, 0, 2)); err != nil || r.Samples != 2 || r.Minutes != 2 {
 		t.Errorf("two days later: %+v, %v", r, err)
 	}
+}
+
+// However much is to be given up, who wants to write waits for no more than one
+// piece of it: between any two who wait one after the other, at most that went.
+func TestRetireLetsOthersWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openAt(t, filepath.Join(t.TempDir(), "ecowatt.db"), Options{Retention: Retention{Samples: 24 * time.Hour}})
+		device := add(t, s, "roof")
+		const pieces = 5
+		do(t, s, func(tx *Tx) error {
+			for i := range int64(pieces * retireSize) {
+				at := noon.UnixMilli() + i*rollup.Minute
+				b := sampled(t, []ecowatt.Sample{{At: at, Values: []ecowatt.Value{ecowatt.Known(5), ecowatt.Known(1000 + i)}}}, nil)
+				if err := tx.storeBlock(device, b, noon); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		var left []int64
+		failed := make(chan error, 1)
+		var exchange func(tx *Tx) error
+		exchange = func(tx *Tx) error {
+			var n int64
+			if _, err := tx.w.row(`SELECT count(*) FROM block WHERE length(data) > 0`, nil, &n); err != nil {
+				return err
+			}
+			left = append(left, n)
+			synctest.Wait() // the duty is back in the line
+			if n == 0 {
+				failed <- nil
+				return nil
+			}
+			go func() {
+				if err := s.write(t.Context(), exchange); err != nil {
+					failed <- err
+				}
+			}()
+			synctest.Wait() // behind the duty
+			return nil
+		}
+		var given Retired
+		retired := make(chan error, 1)
+		do(t, s, func(*Tx) error {
+			go func() {
+				var err error
+				given, err = s.Retire(t.Context(), noon.AddDate(1, 0, 0))
+				retired <- err
+			}()
+			synctest.Wait()
+			go func() {
+				if err := s.write(t.Context(), exchange); err != nil {
+					failed <- err
+				}
+			}()
+			synctest.Wait()
+			return nil
+		})
+		if err := errors.Join(<-failed, <-retired); err != nil || given.Samples != pieces*retireSize {
+			t.Fatalf("given up: %+v, %v", given, err)
+		}
+		for i, n := range left[1:] {
+			if left[i]-n > retireSize {
+				t.Errorf("%d blocks were left, and %d when the next exchange could write", left[i], n)
+			}
+		}
+		if left[0] != pieces*retireSize || len(left) <= pieces {
+			t.Errorf("exchanges saw %v blocks", left)
+		}
+	})
 }
