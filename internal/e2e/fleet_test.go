@@ -43,13 +43,19 @@ func newFleet(t *testing.T, n int) *fleet {
 
 func (f *fleet) setUp(t *testing.T, n int) {
 	t.Helper()
+	f.startServers(t, n)
+	for i := range n {
+		f.addRoof(t, fmt.Sprintf("roof-%d", i+1), 17+i)
+	}
+}
+
+// startServers starts a simulator of n inverters, and the cloud.
+func (f *fleet) startServers(t *testing.T, n int) {
+	t.Helper()
 	f.dir, f.simAddr, f.cloudAddr, f.launchers = t.TempDir(), freeAddress(t), freeAddress(t), map[string]*process{}
 	f.env = []string{"ECOWATT_URL=http://" + f.cloudAddr, "ECOWATT_TOKEN_FILE=" + filepath.Join(f.dir, "cloud", "token")}
 	f.startSim(t, n)
 	f.startCloud(t)
-	for i := range n {
-		f.addRoof(t, fmt.Sprintf("roof-%d", i+1), 17+i)
-	}
 }
 
 func (f *fleet) trace() string { return filepath.Join(f.dir, "served.jsonl") }
