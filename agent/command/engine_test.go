@@ -1,6 +1,7 @@
 package command_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -227,6 +228,63 @@ func TestOrder(t *testing.T) {
 	if got := w.do(write(1, "plain", int64(1), w.in(time.Hour))); got != command.CodeOutOfOrder {
 		t.Errorf("an earlier one ended with %s", got)
 	}
+	another := write(9, "plain", int64(9), w.in(time.Hour))
+	another.Sequence = 3 // of a cloud that was restored and counts anew
+	if got := w.do(another); got != command.CodeOutOfOrder || w.writesOf(plainAt, 90) != 0 {
+		t.Errorf("another one of the same number ended with %s", got)
+	}
+}
+
+// TestLostResult: where a command comes again and again although its result was told,
+// that was lost on the way, and is told again.
+func TestLostResult(t *testing.T) {
+	w := newWorld(t).start()
+	for range 40 {
+		w.do(write(1, "plain", int64(1), w.in(time.Hour)))
+	}
+	if n := len(w.outbox); n < 2 || n > 4 || w.writesOf(plainAt, 10) != 1 {
+		t.Errorf("the result was told %d times, and it was written %d times", n, w.writesOf(plainAt, 10))
+	}
+}
+
+// TestNotJudged: a limit that the power was below before is not judged by it: what
+// comes afterwards may be the sun.
+func TestNotJudged(t *testing.T) {
+	w := newWorld(t).start()
+	w.deaf, w.registers[pacAt] = true, 1000
+	if got := w.do(limitTo(1, int64(50), time.Hour, w.in(time.Hour))); got != command.CodeDone {
+		t.Errorf("it ended with %s", got)
+	}
+}
+
+// TestForgotten: of what the cloud has taken the last 64 are told again, and what was
+// before them is not begun again either.
+func TestForgotten(t *testing.T) {
+	w := newWorld(t).start()
+	for n := range 70 {
+		w.do(write(n+1, "plain", int64(n+1), w.in(time.Hour)))
+		w.settle()
+	}
+	for n, want := range map[int]command.Code{6: command.CodeOutOfOrder, 7: command.CodeDone, 70: command.CodeDone} {
+		if got := w.do(write(n, "plain", int64(n), w.in(time.Hour))); got != want || w.writesOf(plainAt, uint16(10*n)) != 1 {
+			t.Errorf("command %d is told to have ended with %s, want %s", n, got, want)
+		}
+	}
+}
+
+// TestStarted: where an inverter takes its time to follow, it is told that the command
+// is under way, once.
+func TestStarted(t *testing.T) {
+	w := newWorld(t).start()
+	w.do(limitTo(1, int64(50), time.Hour, w.in(time.Hour)))
+	w.do(write(2, "plain", int64(2), w.in(time.Hour))) // settles at once
+	var got []string
+	for _, r := range w.outbox {
+		got = append(got, fmt.Sprintf("%d %s %v", r.ID[15], r.Code, r.ExecutedAt != 0))
+	}
+	if diff := cmp.Diff([]string{"1 started true", "1 done true", "2 done true"}, got); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // TestStepOfTheClock: what was late stays late, whatever the time says afterwards.
@@ -332,8 +390,15 @@ func TestBounded(t *testing.T) {
 	if err != nil || info.Size() > 64<<10 {
 		t.Errorf("the journal has %d bytes: %v", info.Size(), err)
 	}
+	var flood []command.Command
 	for n := range 300 {
-		w.engine.Deliver([]command.Command{write(n+301, "plain", int64(1), w.in(time.Hour))})
+		flood = append(flood, write(n+301, "plain", int64(1), w.in(time.Hour)))
+	}
+	if fresh := w.engine.Deliver(flood); fresh > 256 || fresh < 100 {
+		t.Errorf("%d commands of 300 wait", fresh)
+	}
+	for _, c := range flood {
+		w.engine.Deliver([]command.Command{c})
 		w.engine.Step(w.ctx)
 	}
 	told := len(w.outbox)

@@ -56,8 +56,18 @@ func endings(t *testing.T) map[string]ending {
 				w.reboot(time.Second).start().steps(20 * time.Second)
 			}
 		}, off},
-		"clock stepped back":  {nil, func(w *world) { w.off = -100 * time.Hour; w.steps(time.Hour + time.Minute) }, off},
-		"clock stepped ahead": {nil, func(w *world) { w.off = 100 * time.Hour; w.steps(time.Hour + time.Minute) }, off},
+		"boots too short to write, time never known": {nil, func(w *world) {
+			w.unknown = true
+			for range 60 { // two minutes in all
+				w.reboot(time.Second).start().steps(2 * time.Second)
+			}
+			if w.inForce() != off {
+				t.Errorf("%v is in force: boots cost nothing", w.inForce())
+			}
+		}, off},
+		"clock stepped back, rebooted": {nil, func(w *world) { w.off = -100 * time.Hour; w.reboot(time.Second).start() }, off},
+		"clock stepped back":           {nil, func(w *world) { w.off = -100 * time.Hour; w.steps(time.Hour + time.Minute) }, off},
+		"clock stepped ahead":          {nil, func(w *world) { w.off = 100 * time.Hour; w.steps(time.Hour + time.Minute) }, off},
 		"inverter away at the end": {nil, func(w *world) {
 			w.fate = func(bool, uint16) answer { return silentUndone }
 			w.steps(3 * time.Hour)
@@ -238,10 +248,67 @@ func TestLostLimit(t *testing.T) {
 	}
 }
 
+// TestLostLimitAndBudget: a register that was written as often as it may be is left
+// alone: the limit is lost, and that is told.
+func TestLostLimitAndBudget(t *testing.T) {
+	w := newWorld(t)
+	var log bytes.Buffer
+	w.log, w.budget = &log, 1
+	w.start()
+	w.do(limitTo(1, int64(50), 3*time.Hour, w.in(time.Minute)))
+	w.fate = func(bool, uint16) answer { return silentUndone }
+	w.steps(20 * time.Minute) // the day is the same
+	w.registers[limitAt], w.registers[gateAt] = 100, gateOff
+	calm(w)
+	w.steps(4 * time.Hour)
+	if n := w.writesOf(limitAt, 50); n != 1 || w.inForce() != [2]uint16{100, gateOff} || len(w.engine.Leases()) > 0 {
+		t.Errorf("it was written %d times, and %v is in force", n, w.inForce())
+	}
+	if got := strings.Count(log.String(), "lease_overwritten"); got != 1 {
+		t.Errorf("it was told %d times", got)
+	}
+}
+
+// TestGateFirst: where the gate was off before a limit, it is off again before the
+// value is put back, so that nobody obeys that for a moment.
+func TestGateFirst(t *testing.T) {
+	w := newWorld(t).start()
+	w.do(limitTo(1, int64(50), time.Minute, w.in(time.Minute)))
+	before := len(w.wrote)
+	w.steps(2 * time.Minute)
+	var order []uint16
+	for _, x := range w.wrote[before:] {
+		order = append(order, x.address)
+	}
+	if diff := cmp.Diff([]uint16{gateAt, limitAt}, order); diff != "" {
+		t.Errorf("registers in the order of their writes:\n%s", diff)
+	}
+}
+
+// TestManyLeases: there is an end to how many limits one point keeps.
+func TestManyLeases(t *testing.T) {
+	w := newWorld(t).start()
+	for n := range 33 {
+		want := command.CodeNotInForce
+		switch n {
+		case 0:
+			want = command.CodeDone
+		case 32:
+			want = command.CodeOutOfRange
+		}
+		if got := w.do(limitTo(n+1, int64(20+n), 20*time.Hour, w.in(time.Minute))); got != want {
+			t.Errorf("limit %d ended with %s, want %s", n+1, got, want)
+		}
+	}
+	if n := len(w.engine.Leases()); n != 32 {
+		t.Errorf("%d are kept", n)
+	}
+}
+
 // TestFed: an inverter that would fall back by itself hears of the limit before half
 // the time for that is over.
 func TestFed(t *testing.T) {
-	for _, timer := range []uint16{0, 60} {
+	for _, timer := range []uint16{0, 20, 60} {
 		w := newWorld(t)
 		w.profile.Registers[0].Control.Stored = false
 		w.registers[timerAt] = timer
@@ -255,11 +322,12 @@ func TestFed(t *testing.T) {
 			}
 		}
 		for i := range at[1:] {
-			if pause := at[i+1] - at[i]; pause > 35*time.Second || pause < 25*time.Second {
-				t.Errorf("it was told after %v", pause)
+			half := time.Duration(timer) * time.Second / 2
+			if pause := at[i+1] - at[i]; pause > half+5*time.Second || pause < half-5*time.Second {
+				t.Errorf("with a timer of %d s it was told after %v", timer, pause)
 			}
 		}
-		if want := map[uint16]int{0: 1, 60: 38}[timer]; len(at) < want || len(at) > want+3 {
+		if want := map[uint16]int{0: 1, 20: 110, 60: 38}[timer]; len(at) < want || len(at) > want+want/10+3 {
 			t.Errorf("with a timer of %d s it was told %d times", timer, len(at))
 		}
 		if w.inForce() != [2]uint16{100, gateOff} {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -435,6 +436,16 @@ func TestDamagedFile(t *testing.T) {
 
 // TestFullDisk: what cannot be written is not in force, and can be had once there
 // is room.
+// TestLongTexts: what an answer says is bounded, and stays text.
+func TestLongTexts(t *testing.T) {
+	g := roof()
+	g.Polls = func(parameter.Values) error { return errors.New(strings.Repeat("é", 300)) }
+	text := newRig(t, g).take(1, map[string]any{"sampling_interval": 3}).Rejected["sampling_interval"].Text
+	if len(text) > maxText || len(text) < maxText-4 || !utf8.ValidString(text) || !strings.HasSuffix(text, "é…") {
+		t.Errorf("%d bytes: %q", len(text), text)
+	}
+}
+
 func TestFullDisk(t *testing.T) {
 	r := newRig(t, roof())
 	r.take(1, map[string]any{"night_mode": "full"})

@@ -362,4 +362,16 @@ func TestPowerLimits(t *testing.T) {
 	if got := decode[Device](t, c.get(devicePath).body).PowerLimits; len(got) != 1 || got[0].InForce {
 		t.Errorf("after its end: %+v", got)
 	}
+	// Somebody else has changed it: that is shown for as long as it would have stood.
+	c.now = until.Add(-time.Hour)
+	c.commit(func(tx *store.Tx) error {
+		return tx.SaveLease(1, command.LeaseEvent{Kind: command.LeaseOverwritten, Lease: command.Lease{Command: id}}, c.now)
+	})
+	if got := decode[Device](t, c.get(devicePath).body).PowerLimits; len(got) != 1 || got[0].InForce || got[0].OverwrittenAt == nil {
+		t.Errorf("overwritten: %+v", got)
+	}
+	c.now = until
+	if got := decode[Device](t, c.get(devicePath).body).PowerLimits; len(got) != 0 {
+		t.Errorf("overwritten, after its end: %+v", got)
+	}
 }

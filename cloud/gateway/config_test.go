@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +183,9 @@ func TestConfigAnswersOutOfOrder(t *testing.T) {
 	d.stands("2")
 	if diff := cmp.Diff(parameter.Values{"night_mode": "full"}, d.config().Report.Values); diff != "" {
 		t.Error(diff)
+	}
+	if n := len(slices.DeleteFunc(c.configLog("roof-1"), func(line string) bool { return line != "config.late 1 by roof-1" })); n != 1 {
+		t.Errorf("one late answer is told %d times", n)
 	}
 	d.set(parameter.Values{})
 	d.told("nothing set", d.exchange(wire.Request{}).Config, update(3, map[string]any{}))
