@@ -134,6 +134,11 @@ func (d *demo) run(ctx context.Context, stdout io.Writer, devices int, listen st
 	if err := d.awaitCloud(ctx); err != nil {
 		return d.interrupted(ctx, err)
 	}
+	if d.state.Devices == 0 {
+		if err := d.pushBroken(ctx); err != nil {
+			return d.interrupted(ctx, err)
+		}
+	}
 	if err := d.enrol(ctx, devices); err != nil {
 		return d.interrupted(ctx, err)
 	}
@@ -221,7 +226,7 @@ func (d *demo) clear() error {
 		return fmt.Errorf("reading the data folder: %w", err)
 	}
 	for _, n := range names {
-		known := n.Name() == "cloud" || n.Name() == "logs" || strings.HasPrefix(n.Name(), "roof-")
+		known := slices.Contains([]string{"cloud", "keys", "logs"}, n.Name()) || strings.HasPrefix(n.Name(), "roof-")
 		if !known && n.Name() != "lock" && !strings.HasPrefix(n.Name(), demoFile) {
 			return fmt.Errorf("%s is no folder of a demonstration: it holds %s; name another with --data", d.dir, n.Name())
 		}
@@ -483,6 +488,7 @@ Type in another terminal:
   %[5]s config set roof-1 sampling_interval=5 --wait
   %[5]s command limit roof-2 60 --for 2m --wait
   %[5]s device show roof-2
+  %[5]s rollout create broken --stage 1 --stage 100%% --watch
   %[5]s log --follow
 
 Ctrl-C stops everything; started again, it goes on with the same data.

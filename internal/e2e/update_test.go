@@ -20,10 +20,13 @@ import (
 // images are agents as releases have them, each built once.
 type images struct{ good, crashes, deaf, sick string }
 
+// imagesFolder is where they are, beside the programs.
+const imagesFolder = "-images"
+
 // buildImages builds an agent of another version, one that ends at once, one that
 // never reaches the cloud, and one that cannot read the inverter.
 var buildImages = sync.OnceValues(func() (m images, err error) {
-	dir := filepath.Join(bin, "images")
+	dir := bin + imagesFolder
 	source, err := filepath.Abs(filepath.Join("..", "..", "ecowatt.go"))
 	if err != nil {
 		return m, err
