@@ -368,7 +368,7 @@ func TestCurve(t *testing.T) {
 	for i := range int64(60) {
 		samples = append(samples, sample(noon+i*Minute, 60, i, 1000+i, 1))
 	}
-	samples = append(samples, sample(noon+3*60*Minute, 60, 7, 2000, 1))
+	samples = append(samples, sample(noon+3*60*Minute, 60, 7, 2000, 1), sample(noon+4*60*Minute, 60, 8, 2001, 1))
 	_, q := Collect(points, samples, 0)
 	c := NewCurve(CurveOptions{
 		Step: mustStep(t, 15*time.Minute), From: noon + Quarter, To: noon + 4*60*Minute, Points: []string{"vac1", "nothing"}, Source: Lifetime,
@@ -390,6 +390,33 @@ func TestCurve(t *testing.T) {
 	want := []short{{15, 15, 29, 1500}, {30, 30, 44, 1500}, {45, 45, 59, 1500}, {180, 7, 7, 94100}}
 	if diff := cmp.Diff(want, all, cmp.AllowUnexported(short{})); diff != "" {
 		t.Errorf("buckets (-want +got):\n%s", diff)
+	}
+}
+
+// A bucket is done when it ends, and not before. A list of points that the inverter
+// had for a moment in between does not make what it counted count twice.
+func TestCurvePieceByPiece(t *testing.T) {
+	total := []string{"energy_total"}
+	c := NewCurve(CurveOptions{
+		Step: mustStep(t, 15*time.Minute), From: noon, To: noon + 4*60*Minute, Source: Lifetime,
+		Describe: func(name string) ecowatt.Point { return ecowatt.Point{Name: name, Unit: "Wh"} },
+	})
+	_, long := Collect(points, []ecowatt.Sample{sample(noon, 0, 0, 1000, 1), sample(noon+10*Minute, 0, 0, 1010, 1), sample(noon+Quarter, 0, 0, 1015, 1)}, 0)
+	_, short := Collect(total, []ecowatt.Sample{{At: noon + 5*Minute, Values: []ecowatt.Value{ecowatt.Known(1005)}}}, 0)
+	c.Add(points, long, Quarter)
+	c.Add(total, short, Quarter)
+	for _, x := range []struct {
+		before int64
+		energy []float64
+	}{{noon + Quarter - 1, nil}, {noon + Quarter, []float64{10}}, {noon + 2*Quarter, []float64{5}}, {math.MaxInt64, nil}} {
+		var energy []float64
+		_, buckets := c.Done(x.before)
+		for _, b := range buckets {
+			energy = append(energy, b.Energy)
+		}
+		if !slices.Equal(energy, x.energy) {
+			t.Errorf("%d min on: %v, want %v", (x.before-noon)/Minute, energy, x.energy)
+		}
 	}
 }
 

@@ -432,6 +432,28 @@ func TestRetire(t *testing.T) {
 	}
 }
 
+// A block that comes out of order among some of which one's samples are gone adds
+// to what was known, also of that one.
+func TestLateBesideRetired(t *testing.T) {
+	s := openAt(t, filepath.Join(t.TempDir(), "ecowatt.db"), Options{Retention: Retention{Samples: 24 * time.Hour}})
+	device := add(t, s, "roof")
+	now := noon.Add(ingest.MaxSpan + 48*time.Hour)
+	at := func(minute, total int64) {
+		b := sampled(t, []ecowatt.Sample{{At: noon.UnixMilli() + minute*rollup.Minute, Values: []ecowatt.Value{ecowatt.Known(total), ecowatt.Known(total)}}}, nil)
+		do(t, s, func(tx *Tx) error { return tx.storeBlock(device, b, noon) })
+	}
+	at(0, 1000)
+	if r, err := s.Retire(t.Context(), now); err != nil || r.Samples != 1 {
+		t.Fatalf("given up: %+v, %v", r, err)
+	}
+	at(40, 1004)
+	at(20, 1002)
+	buckets, _ := flat(curve(t, s, rollup.Query{Device: "roof", From: noon, To: now, Step: time.Hour}))
+	if b := buckets[noon.UnixMilli()]; len(b) == 0 || b[0] != (rollup.Stats{Min: 1000, Max: 1004, Sum: 3006, Count: 3}) {
+		t.Errorf("the hour is %+v", b)
+	}
+}
+
 // However much is to be given up, who wants to write waits for no more than one
 // piece of it: between any two who wait one after the other, at most that went.
 func TestRetireLetsOthersWrite(t *testing.T) {
