@@ -250,6 +250,7 @@ func (s *server) newHandler(ctx context.Context, o Options, keys *keyring.Ring) 
 	if err != nil {
 		return nil, err
 	}
+	artifacts := artifact.NewServer(releases.files, o.Logger)
 	devices, err := gateway.New(gateway.Options{
 		Store: gateway.Of(s.db), Keys: keys, Random: rand.Reader, Now: time.Now, Slot: o.Slot, Logger: o.Logger,
 		Hold: o.Hold, Draining: s.draining,
@@ -271,7 +272,7 @@ func (s *server) newHandler(ctx context.Context, o Options, keys *keyring.Ring) 
 		Configurations: s.db,
 		Commander:      command.NewQueue(s.db, rand.Reader, devices.Wake),
 		Wake:           devices.Wake,
-		Metrics:        func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices) },
+		Metrics:        func(ctx context.Context) []api.Metric { return s.metrics(ctx, devices, artifacts) },
 		PublicURL:      o.PublicURL,
 		Trust:          roots,
 		Releases:       s.db,
@@ -285,15 +286,15 @@ func (s *server) newHandler(ctx context.Context, o Options, keys *keyring.Ring) 
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", devices)
-	mux.Handle(artifact.Path, artifact.NewHandler(releases.files, o.Logger))
+	mux.Handle(artifact.Path, artifacts)
 	mux.Handle("/", operators)
 	return mux, nil
 }
 
 // metrics are what /metrics shows. What is counted in the database is left out while
 // that does not answer.
-func (s *server) metrics(ctx context.Context, devices *gateway.Gateway) []api.Metric {
-	all := counts(s.db.Counts(), devices)
+func (s *server) metrics(ctx context.Context, devices *gateway.Gateway, artifacts *artifact.Server) []api.Metric {
+	all := append(counts(s.db.Counts(), devices), artifactCounts(artifacts.Counts())...)
 	commands, err := s.db.CommandCounts(ctx)
 	if err != nil {
 		s.logger.WarnContext(ctx, "commands could not be counted", "error", err)
@@ -308,10 +309,46 @@ func (s *server) metrics(ctx context.Context, devices *gateway.Gateway) []api.Me
 		s.logger.WarnContext(ctx, "configurations could not be counted", "error", err)
 		return all
 	}
+	rollouts, updates, err := s.rolloutCounts(ctx)
+	if err != nil {
+		s.logger.WarnContext(ctx, "rollouts could not be counted", "error", err)
+		return all
+	}
 	return append(all,
+		api.Metric{Name: "ecowatt_rollouts", Help: "Rollouts that there are, by state.", Label: "state", Values: rollouts, Gauge: true},
+		api.Metric{Name: "ecowatt_rollout_devices", Help: "Devices of rollouts of which something is still to come, by phase.", Label: "phase", Values: updates, Gauge: true},
 		api.Metric{Name: "ecowatt_commands", Help: "Commands that there are, by state.", Label: "state", Values: states, Gauge: true},
 		api.Metric{Name: "ecowatt_config_pending_devices", Help: "Devices that have not answered what is desired of them.", Values: one(pending), Gauge: true},
 		api.Metric{Name: "ecowatt_config_drift_devices", Help: "Devices that have answered, and do not have in force what is desired.", Values: one(drifted), Gauge: true})
+}
+
+// rolloutCounts are how many rollouts there are by state, and devices of those that
+// are open by phase.
+func (s *server) rolloutCounts(ctx context.Context) (rollouts, updates map[string]uint64, err error) {
+	states, err := s.db.RolloutCounts(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	phases, err := s.db.UpdateCounts(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	rollouts, updates = map[string]uint64{}, map[string]uint64{}
+	for state, n := range states {
+		rollouts[string(state)] = n
+	}
+	for phase, n := range phases {
+		updates[string(phase)] = n
+	}
+	return rollouts, updates, nil
+}
+
+func artifactCounts(c artifact.Counts) []api.Metric {
+	return []api.Metric{
+		{Name: "ecowatt_artifact_bytes_total", Help: "Bytes of files of releases that were given to devices.", Values: one(c.Bytes)},
+		{Name: "ecowatt_artifact_refused_total", Help: "Requests for files of releases that were asked to come again.", Values: one(c.Refused)},
+		{Name: "ecowatt_artifact_readers", Help: "Files of releases that are being given.", Values: one(c.Readers), Gauge: true},
+	}
 }
 
 func one(n uint64) map[string]uint64 { return map[string]uint64{"": n} }

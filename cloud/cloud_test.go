@@ -178,9 +178,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 	c := start(t, Options{Data: t.TempDir()})
 	_, text := c.ask(http.MethodGet, "/metrics", "", "")
 	commands, protocol := readFile(t, "../docs/cli.md"), readFile(t, "../docs/protocol.md")
-	metrics := regexp.MustCompile(`(?m)^# TYPE (ecowatt_(?:store|gateway)_\w+)`).FindAllStringSubmatch(text, -1)
-	if len(metrics) < 5 {
-		t.Errorf("%d metrics of the store and the gateway:\n%s", len(metrics), text)
+	metrics := regexp.MustCompile(`(?m)^# TYPE (ecowatt_(?:store|gateway|artifact|rollout)\w+)`).FindAllStringSubmatch(text, -1)
+	if len(metrics) < 11 {
+		t.Errorf("%d metrics of the store, the gateway, artifacts and rollouts:\n%s", len(metrics), text)
 	}
 	for _, m := range metrics {
 		if !strings.Contains(commands, "| `"+m[1]+"` |") {

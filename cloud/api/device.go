@@ -26,10 +26,21 @@ type Device struct {
 	Cloned    *time.Time      `json:"clone_suspected_at,omitempty" doc:"When it last seemed that two devices have its key (CLONE_SUSPECT); absent when never"`
 	Agent     *DeviceAgent    `json:"agent,omitempty" doc:"What the agent reported of itself; absent before its first report"`
 	Firmware  *DeviceFirmware `json:"firmware,omitempty" doc:"What the agent reported of its running image; absent before its first report"`
+	Update    *OpenUpdate     `json:"update,omitempty" doc:"That a rollout wants of it now; absent for none"`
 	Config    DeviceConfig    `json:"config" doc:"How far its configuration is"`
 	Inverters []Inverter      `json:"inverters" nullable:"false" doc:"As last reported"`
 
 	PowerLimits []PowerLimit `json:"power_limits,omitempty" doc:"That the device says it keeps, by inverter, the most restrictive first; absent for none, and in lists"`
+}
+
+// OpenUpdate is a release on its way to a device.
+type OpenUpdate struct {
+	Rollout string    `json:"rollout" doc:"Its id"`
+	State   string    `json:"rollout_state" enum:"running,paused,stopped,aborted,done"`
+	Version string    `json:"version" doc:"Of the release"`
+	Release uint64    `json:"release" doc:"Its number"`
+	Phase   string    `json:"phase" doc:"How far the device is with it"`
+	Since   time.Time `json:"since"`
 }
 
 // DeviceConfig is how far the configuration of a device is.
@@ -80,6 +91,10 @@ func showDevice(d registry.Device, now time.Time) Device {
 	}
 	if d.Firmware.State != "" {
 		out.Firmware = &DeviceFirmware{Release: d.Firmware.Release, State: d.Firmware.State, Version: d.Firmware.Version}
+	}
+	if d.Update.Rollout != "" {
+		u := OpenUpdate(d.Update)
+		out.Update = &u
 	}
 	for _, v := range d.Inventory.Inverters {
 		points := v.Points

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +102,17 @@ func TestCreateRollout(t *testing.T) {
 	}
 	if page := decode[DeviceUpdates](t, c.get("/api/v1/rollouts/"+got.ID+"/devices?phase=skipped").body); len(page.Devices) != 3 {
 		t.Errorf("%v are skipped", page.Devices)
+	}
+
+	// The device tells of it, also in lists, as long as it is open.
+	wanted := &OpenUpdate{Rollout: got.ID, State: "running", Version: "1.4.0", Release: 12, Phase: "waiting", Since: c.now}
+	if diff := cmp.Diff(wanted, decode[Device](t, c.get("/api/v1/devices/roof-1").body).Update); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, d := range decode[DeviceList](t, c.get("/api/v1/devices").body).Devices {
+		if open := slices.Contains([]string{"roof-1", "roof-2", "roof-3", "roof-5"}, d.ID); (d.Update != nil) != open {
+			t.Errorf("%s has the update %+v", d.ID, d.Update)
+		}
 	}
 
 	// A device has one thing to do; the defaults are those of the documentation.

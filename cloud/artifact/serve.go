@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,21 +24,34 @@ const (
 	pieceSize = 32 << 10         // bytes
 )
 
-// server gives artifacts to whoever knows their names.
-type server struct {
+// Counts are what was served since the start, and what is now.
+type Counts struct {
+	Bytes, Refused, Readers uint64
+}
+
+// Server gives artifacts to whoever knows their names.
+type Server struct {
 	folder *Folder
 	logger *slog.Logger
 	places chan struct{} // one for each who is served; capacity MaxServed
+
+	bytes, refused atomic.Uint64
 }
 
-// NewHandler serves GET and HEAD of Path + 64 hexadecimal digits, with ranges
+// NewServer serves GET and HEAD of Path + 64 hexadecimal digits, with ranges
 // (RFC 9110 section 14). What is answered never changes and may be kept by
 // anybody. There is no list.
-func NewHandler(folder *Folder, logger *slog.Logger) http.Handler {
-	return &server{folder: folder, logger: logger, places: make(chan struct{}, MaxServed)}
+func NewServer(folder *Folder, logger *slog.Logger) *Server {
+	return &Server{folder: folder, logger: logger, places: make(chan struct{}, MaxServed)}
 }
 
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Counts returns them.
+func (s *Server) Counts() Counts {
+	return Counts{Bytes: s.bytes.Load(), Refused: s.refused.Load(), Readers: uint64(len(s.places))}
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store") // of what is no artifact
@@ -56,6 +70,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
 	default:
+		s.refused.Add(1)
 		h.Set("Retry-After", strconv.Itoa(comeAgain))
 		http.Error(w, "many artifacts are being fetched; come again", http.StatusServiceUnavailable)
 		return
@@ -63,7 +78,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serve(w, r, name)
 }
 
-func (s *server) serve(w http.ResponseWriter, r *http.Request, name Name) {
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, name Name) {
 	file, size, err := s.folder.Open(name)
 	if errors.Is(err, ErrNotFound) {
 		http.Error(w, err.Error(), http.StatusNotFound)
@@ -79,7 +94,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request, name Name) {
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("ETag", `"`+name.String()+`"`)
-	patient := &patientWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(serveTime)}
+	patient := &patientWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(serveTime), count: &s.bytes}
 	http.ServeContent(patient, r, "", time.Time{}, io.NewSectionReader(file, 0, size))
 }
 
@@ -88,6 +103,7 @@ type patientWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	end     time.Time
+	count   *atomic.Uint64 // of the bytes that were written
 }
 
 func (w *patientWriter) Write(p []byte) (n int, err error) {
@@ -100,6 +116,7 @@ func (w *patientWriter) Write(p []byte) (n int, err error) {
 		var m int
 		m, err = w.ResponseWriter.Write(p[n:min(n+pieceSize, len(p))])
 		n += m
+		w.count.Add(uint64(m))
 	}
 	return n, err
 }

@@ -6,13 +6,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"ecowatt/internal/disk/disktest"
 )
 
-func newServer(t *testing.T, contents ...string) *server {
+func newServer(t *testing.T, contents ...string) *Server {
 	t.Helper()
 	fsys := disktest.New()
 	if err := deliver(fsys, contents...); err != nil {
@@ -22,14 +23,10 @@ func newServer(t *testing.T, contents ...string) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, ok := NewHandler(f, slog.New(slog.DiscardHandler)).(*server)
-	if !ok {
-		t.Fatal("it is no server")
-	}
-	return s
+	return NewServer(f, slog.New(slog.DiscardHandler))
 }
 
-func (s *server) ask(t *testing.T, method, path string, header ...string) *http.Response {
+func (s *Server) ask(t *testing.T, method, path string, header ...string) *http.Response {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody)
 	for i := 0; i < len(header); i += 2 {
@@ -101,11 +98,17 @@ func TestMostAtATime(t *testing.T) {
 	if r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") != "10" || r.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d, %v", r.StatusCode, r.Header)
 	}
+	if got, want := s.Counts(), (Counts{Refused: 1, Readers: MaxServed}); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
 	<-s.places
 	for range 3 { // each gives its place back
 		if r := s.ask(t, http.MethodGet, path); r.StatusCode != http.StatusOK {
 			t.Errorf("%d with a place left", r.StatusCode)
 		}
+	}
+	if got, want := s.Counts(), (Counts{Bytes: 3 * 3, Refused: 1, Readers: MaxServed - 1}); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
 	}
 }
 
@@ -131,7 +134,7 @@ func (d *deadlines) Write(p []byte) (int, error) {
 func TestPatience(t *testing.T) {
 	d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
 	begin := time.Now()
-	w := &patientWriter{ResponseWriter: d, control: http.NewResponseController(d), end: begin.Add(serveTime)}
+	w := &patientWriter{ResponseWriter: d, control: http.NewResponseController(d), end: begin.Add(serveTime), count: &atomic.Uint64{}}
 	if n, err := w.Write(make([]byte, 2*pieceSize+1)); n != 2*pieceSize+1 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}

@@ -42,6 +42,17 @@ type Device struct {
 	Inventory Inventory // as last reported; zero before the first report
 	Firmware  Firmware  // as last reported
 	Config    Config    // how far its configuration is
+	Update    Update    // that a rollout wants of it; zero for none
+}
+
+// Update is a release on its way to a device, in the words of package rollout.
+type Update struct {
+	Rollout string // id; empty for none
+	State   string // of the rollout
+	Version string // of the release
+	Release uint64
+	Phase   string
+	Since   time.Time // of the phase
 }
 
 // Config is how far the configuration of a device is.

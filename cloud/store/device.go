@@ -136,10 +136,13 @@ const selectDevice = `SELECT d.name, d.grp, d.notes, d.time_zone, d.disabled, d.
 	(SELECT a.last_at FROM alarm a WHERE a.device = d.id AND a.reason = 'CLONE_SUSPECT'),
 	d.last_seen, (SELECT max(s.seen_at) FROM session s WHERE s.device = d.id),
 	d.fw_release, d.fw_state, d.fw_version, d.cfg_revision, d.cfg_pending > 0, d.cfg_drift,
-	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters
+	i.reported_at, i.agent_version, i.hardware, i.control_allowed, i.inverters,
+	lower(hex(r.id)), r.state, r.version, r.number, u.phase, u.times ->> u.phase
 	FROM device d LEFT JOIN inventory i ON i.device = d.id
 	LEFT JOIN device_key k ON k.device = d.id AND k.state = 'active'
-	LEFT JOIN device_key n ON n.device = d.id AND n.state = 'pending' `
+	LEFT JOIN device_key n ON n.device = d.id AND n.state = 'pending'
+	LEFT JOIN rollout_device u ON u.device = d.id AND u.watched = 1 AND u.ended_at IS NULL
+	LEFT JOIN rollout r ON r.id = u.rollout `
 
 const (
 	oneDevice    = selectDevice + `WHERE d.name = $1`
@@ -202,10 +205,12 @@ func scanDevice(row scanner) (registry.Device, error) {
 		state, version                    sql.NullString
 		agentVersion, hardware, inverters sql.NullString
 		control                           sql.NullBool
+		update                            nullUpdate
 	)
 	err := row.Scan(&d.ID, &d.Group, &d.Notes, &d.TimeZone, &d.Disabled, &created,
 		&epoch, &since, &next.epoch, &next.from, &next.offered, &next.burn, &recovery, &cloned, &seenBefore, &seenNow,
-		&release, &state, &version, &d.Config.Revision, &d.Config.Pending, &d.Config.Drift, &reported, &agentVersion, &hardware, &control, &inverters)
+		&release, &state, &version, &d.Config.Revision, &d.Config.Pending, &d.Config.Drift, &reported, &agentVersion, &hardware, &control, &inverters,
+		&update.rollout, &update.state, &update.version, &update.release, &update.phase, &update.since)
 	if err != nil {
 		return registry.Device{}, err
 	}
@@ -216,6 +221,7 @@ func scanDevice(row scanner) (registry.Device, error) {
 	if now := moments(seenNow); now.After(d.LastSeen) {
 		d.LastSeen = now
 	}
+	d.Update = update.update()
 	d.Firmware = registry.Firmware{Release: uint64(release.Int64), State: state.String, Version: version.String}
 	if !reported.Valid {
 		return d, nil
@@ -226,6 +232,19 @@ func scanDevice(row scanner) (registry.Device, error) {
 	}
 	d.Inventory.Inverters, err = decodeInverters(inverters.String)
 	return d, err
+}
+
+// nullUpdate is an update that is open as a left join finds it.
+type nullUpdate struct {
+	rollout, state, version, phase sql.NullString
+	release, since                 sql.NullInt64
+}
+
+func (u nullUpdate) update() registry.Update {
+	return registry.Update{
+		Rollout: u.rollout.String, State: u.state.String, Version: u.version.String, Release: uint64(u.release.Int64), Phase: u.phase.String,
+		Since: moments(u.since),
+	}
 }
 
 // nullRotation is a pending key as a left join finds it.

@@ -50,6 +50,7 @@ func TestPlans(t *testing.T) {
 		args  []any
 		steps []string // must be there
 	}{
+		"the fleet":               {allDevices, none[:2], []string{"SEARCH u USING INDEX rollout_device_watched (device=?) LEFT-JOIN"}},
 		"blocks":                  {selectBlocks, none[:9], []string{"SEARCH block USING INDEX block_time (device=? AND inverter=? AND t0>? AND t0<?)"}},
 		"inverters":               {selectInverter, none[:2], []string{"SEARCH block USING COVERING INDEX block_time (device=? AND inverter>?)"}},
 		"rolled up":               {selectRolledUp, none[:2], []string{"SEARCH rollup USING COVERING INDEX rollup_place (device=? AND inverter>?)"}},

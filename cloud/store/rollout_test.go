@@ -382,4 +382,8 @@ func TestRolloutErrors(t *testing.T) {
 	if diff := cmp.Diff(map[rollout.State]uint64{"running": 1, "paused": 0, "stopped": 0, "aborted": 0, "done": 0}, counts); err != nil || diff != "" {
 		t.Error(err, diff)
 	}
+	phases, err := s.UpdateCounts(t.Context())
+	if err != nil || len(phases) != len(rollout.Phases()) || phases[rollout.Waiting] != uint64(r.Devices()) || phases[rollout.Healthy] != 0 {
+		t.Errorf("%v of %d devices, %v", phases, r.Devices(), err)
+	}
 }

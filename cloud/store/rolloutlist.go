@@ -130,3 +130,30 @@ func (s *Store) RolloutCounts(ctx context.Context) (map[rollout.State]uint64, er
 	}
 	return counts, nil
 }
+
+// UpdateCounts returns how many devices there are of rollouts of which something is
+// still to come, by phase.
+func (s *Store) UpdateCounts(ctx context.Context) (map[rollout.Phase]uint64, error) {
+	counts := map[rollout.Phase]uint64{}
+	for _, phase := range rollout.Phases() {
+		counts[phase] = 0
+	}
+	err := s.lookups.use(ctx, func(c *connection) error {
+		var ids []rollout.ID
+		err := c.rows(openRollouts, nil, func(st *sqlite3.Stmt) error {
+			ids = append(ids, rollout.ID(st.ColumnBlob(0, nil)))
+			return nil
+		})
+		for i := 0; i < len(ids) && err == nil; i++ {
+			err = c.rows(tallyRollout, []any{ids[i][:]}, func(st *sqlite3.Stmt) error {
+				counts[rollout.Phase(st.ColumnText(1))] += uint64(st.ColumnInt64(2))
+				return nil
+			})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("counting updates: %w", unavailable(err))
+	}
+	return counts, nil
+}

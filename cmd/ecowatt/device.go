@@ -217,6 +217,9 @@ func deviceTable(devices []api.Device, now time.Time) *table {
 		if d.Agent != nil {
 			agent = d.Agent.Version
 		}
+		if d.Firmware != nil && d.Firmware.Release > 0 {
+			agent = fmt.Sprintf("%s (%d)", d.Firmware.Version, d.Firmware.Release)
+		}
 		inverters := make([]string, len(d.Inverters))
 		for i, v := range d.Inverters {
 			inverters[i] = v.Name
@@ -230,6 +233,12 @@ func deviceTable(devices []api.Device, now time.Time) *table {
 			state += ", configuration pending"
 		case d.Config.Drift > 0:
 			state += ", configuration drifted"
+		}
+		if d.Firmware != nil {
+			state += map[string]string{"trial": ", on trial", "rolled_back": ", rolled back"}[d.Firmware.State]
+		}
+		if d.Update != nil {
+			state += fmt.Sprintf(", update to %s: %s", d.Update.Version, d.Update.Phase)
 		}
 		t.add(d.ID, orMissing(d.Group), state, lastSeen(d, now), fmt.Sprint(d.Epoch), orMissing(agent), orMissing(strings.Join(inverters, ", ")))
 	}
@@ -339,6 +348,9 @@ func showDevice(w io.Writer, d api.Device, now time.Time) error {
 	}
 	if d.Firmware != nil {
 		line("firmware", fmt.Sprintf("%s, release %d, %s", orMissing(d.Firmware.Version), d.Firmware.Release, d.Firmware.State))
+	}
+	if u := d.Update; u != nil {
+		line("update", fmt.Sprintf("to %s, release %d: %s since %s; rollout %s is %s", u.Version, u.Release, u.Phase, localTime(u.Since), u.Rollout, u.State))
 	}
 	if d.Config.Revision > 0 {
 		line("config", configText(d.Config))

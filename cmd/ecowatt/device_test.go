@@ -122,7 +122,7 @@ roof-2  —      enabled      never      1  —      —
 	o.run(2, "device", "list", "--group", "No Good").out().talk(`^ecowatt: group "No Good": `)
 	o.report()
 	o.run(0, "device", "disable", "roof-1").answers("roof-1 is disabled.\n")
-	o.run(0, "device", "list").out(`^roof-1  north  disabled      never      1  0\.1\.0  inv1, inv2$`)
+	o.run(0, "device", "list").out(`^roof-1  north  disabled      never      1  0\.1\.0 \(3\)  inv1, inv2$`)
 	o.run(0, "device", "enable", "roof-1", "--json").out(`"disabled": false`)
 	o.run(4, "device", "disable", "nobody").out().talk(`^ecowatt: there is no device "nobody"$`)
 	o.run(2, "device").out().talk(`^ecowatt: device what\? Choose from: add, list, show, disable, enable, set, rotate-key, recover$`)

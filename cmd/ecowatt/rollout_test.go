@@ -89,6 +89,8 @@ func TestRollout(t *testing.T) {
 	if r.State != "running" || r.Progress != (api.RolloutProgress{Devices: 3, Waiting: 3}) || r.MaxFailed != 10 || r.MinSample != 1 || !r.NoTelemetry || len(r.Devices) != 3 || r.Target.Group != "north" {
 		t.Errorf("%+v", r)
 	}
+	o.run(0, "device", "list").out(`^roof-1  north  enabled, update to 1\.4\.0: (waiting|due) .*  1\.11\.0 \(11\)  —$`).never(`^shed .*update`)
+	o.run(0, "device", "show", "roof-1").out(`^update     to 1\.4\.0, release 12: (waiting|due) since 20.*; rollout ` + r.ID + ` is running$`)
 	o.run(0, "rollout", "pause", r.ID).out(`^rollout ` + r.ID + ` of 1\.4\.0 is paused: 0 of 3 devices healthy, `)
 	o.run(0, "rollout", "resume", r.ID[:6], "--json").out(`"state": "running"`)
 	o.run(4, "rollout", "pause", "zzzz").out().talk(`there is no rollout "zzzz"`)
