@@ -446,8 +446,8 @@ func TestLateBesideRetired(t *testing.T) {
 	if r, err := s.Retire(t.Context(), now); err != nil || r.Samples != 1 {
 		t.Fatalf("given up: %+v, %v", r, err)
 	}
-	at(40, 1004)
-	at(20, 1002)
+	at(10, 1004)
+	at(5, 1002)
 	buckets, _ := flat(curve(t, s, rollup.Query{Device: "roof", From: noon, To: now, Step: time.Hour}))
 	if b := buckets[noon.UnixMilli()]; len(b) == 0 || b[0] != (rollup.Stats{Min: 1000, Max: 1004, Sum: 3006, Count: 3}) {
 		t.Errorf("the hour is %+v", b)
