@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"testing"
@@ -271,7 +273,8 @@ const (
 )
 
 // ask measures the questions over HTTP, each to the devices in turn. x_bytes is how
-// much longer an answer takes than reading the bytes that it is made of.
+// much longer an answer takes than reading the bytes that it is made of, live_MB the
+// memory in use at collections of garbage while it is made, cloud and asker together.
 func (h *history) ask(questions []question) {
 	db := h.database()
 	defer db.Close()
@@ -281,6 +284,8 @@ func (h *history) ask(questions []question) {
 				var reading time.Duration
 				size, n := 0, 0
 				runtime.GC()
+				idle := liveHeap()
+				most := idle
 				b.ReportAllocs()
 				for b.Loop() {
 					device := n * 7 % h.devices
@@ -293,10 +298,12 @@ func (h *history) ask(questions []question) {
 					if got := h.answer(b, q, address, token, device); got != q.want {
 						b.Fatalf("%d answered, want %d", got, q.want)
 					}
+					most = max(most, liveHeap())
 				}
 				b.ReportMetric(float64(b.Elapsed().Microseconds())/1000/float64(n), "ms/answer")
 				b.ReportMetric(float64(b.Elapsed())/float64(reading), "x_bytes")
 				b.ReportMetric(float64(size)/1000, "kB")
+				b.ReportMetric(float64(most-idle)/1e6, "live_MB")
 			})
 		}
 	})
@@ -309,11 +316,29 @@ func (h *history) answer(b *testing.B, q question, address, token string, device
 	path := fmt.Sprintf("/%s/telemetry?from=%d&to=%d&%s", url.PathEscape(deviceName(device)), q.from.UnixMilli(), end.UnixMilli(), q.query)
 	answer := h.request(http.MethodGet, address, token, path, "")
 	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		b.Fatalf("%s, %v", answer.Status, err)
+	if answer.StatusCode != http.StatusOK {
+		b.Fatal(answer.Status)
 	}
-	return bytes.Count(text, []byte(`{"t":`))
+	text, n := bufio.NewReaderSize(answer.Body, 1<<16), 0
+	for {
+		piece, err := text.ReadSlice('{')
+		if bytes.HasPrefix(piece, []byte(`"t":`)) {
+			n++
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return n
+		case err != nil:
+			b.Fatal(err)
+		}
+	}
+}
+
+// liveHeap is how much memory was in use at the last collection of garbage, bytes.
+func liveHeap() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
 // read reads the bytes that the answer is made of, and nothing else.
