@@ -192,7 +192,8 @@ func (g *Gateway) unwrapRelease(ctx context.Context, u *unit) {
 // maxChunks bounds what is believed of numbers of chunks.
 const maxChunks = 1 << 32
 
-// fotaStatus reads a fota_status.
+// fotaStatus reads a fota_status. Its text may have lines, the last words of a program
+// that crashed; they become one.
 func fotaStatus(body []byte) (*rollout.Report, error) {
 	x, err := wire.DecodeFotaStatus(body)
 	if err != nil {
@@ -200,7 +201,7 @@ func fotaStatus(body []byte) (*rollout.Report, error) {
 	}
 	r := &rollout.Report{
 		Release: x.Manifest, Phase: x.Phase, Done: min(x.Done, maxChunks), All: min(x.All, maxChunks),
-		Code: clean(x.Code, maxLine), Text: clean(x.Text, maxResultText),
+		Code: clean(x.Code, maxLine), Text: clean(strings.Join(strings.Fields(x.Text), " "), maxResultText),
 	}
 	if !r.Known() {
 		return nil, &ingest.InvalidError{Problem: "a fota_status of a phase that is not known here"}

@@ -181,7 +181,7 @@ func (c *releasing) reportCases() map[string]reportCase {
 
 // status is a message that tells of the release.
 func (c *releasing) status(d *device, phase, code string) wire.Message {
-	return d.fota(wire.FotaStatus{Manifest: c.release.ID, Phase: phase, Code: code, Text: "as\x00told"})
+	return d.fota(wire.FotaStatus{Manifest: c.release.ID, Phase: phase, Code: code, Text: "as\x00told,\n\n\tin lines\n"})
 }
 
 // What a device says of an update, and what becomes of it.
@@ -200,7 +200,7 @@ func TestUpdateReports(t *testing.T) {
 		})
 		d.exchange(wire.Request{})
 		x.say(d)
-		if u := d.update(r.ID); u.Phase != x.phase || u.Code != x.code || strings.ContainsRune(u.Text, 0) {
+		if u := d.update(r.ID); u.Phase != x.phase || u.Code != x.code || strings.HasPrefix(u.Text, "as") && u.Text != "as\ufffdtold, in lines" {
 			t.Errorf("%s: %s, %s, %q", name, u.Phase, u.Code, u.Text)
 		}
 		log := c.updateLog(d.name)[2:]

@@ -342,7 +342,7 @@ func (a *app) watchRollout(ctx context.Context, cloud *client, r api.Rollout) (a
 		}
 		if r.Stage != stage && r.StageAt != nil {
 			stage = r.Stage
-			lines = append(lines, fmt.Sprintf("%s  stage %d of %d begins: %d devices", localTime(*r.StageAt), stage, len(r.Stages), r.Stages[stage-1].Devices))
+			lines = append(lines, fmt.Sprintf("%s  stage %d of %d begins: %s", localTime(*r.StageAt), stage, len(r.Stages), countOf(r.Stages[stage-1].Devices, "device")))
 		}
 		devices, err := cloud.ended(ctx, r, told)
 		if trouble = err; err == nil {
