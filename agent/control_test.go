@@ -158,6 +158,20 @@ func TestLeaseWhateverTheTime(t *testing.T) {
 	}
 }
 
+// TestBusy: from the moment in which a command has come nobody listens for long.
+func TestBusy(t *testing.T) {
+	c := &control{mail: make(chan struct{}, 1)}
+	c.deliver(nil, [][16]byte{{1}})
+	if c.isBusy() {
+		t.Error("busy without a command")
+	}
+	c.deliver([]wire.Command{{ID: wire.CommandID{1}}}, nil)
+	c.deliver(nil, nil)
+	if !c.isBusy() {
+		t.Error("not busy before the engine has looked at the command")
+	}
+}
+
 // TestListening is the table of what becomes of a held request.
 func TestListening(t *testing.T) {
 	const now, next = time.Hour, time.Hour + 10*time.Minute

@@ -127,13 +127,19 @@ func (j *journal) compact() {
 // clone is a copy that shares nothing that changes.
 func (j *journal) clone() journal {
 	c := *j
-	c.Entries, c.Limits, c.Writes = slices.Clone(j.Entries), slices.Clone(j.Limits), slices.Clone(j.Writes)
-	for i := range c.Limits {
-		c.Limits[i].Leases = slices.Clone(c.Limits[i].Leases)
-	}
+	c.Entries, c.Limits, c.Writes = slices.Clone(j.Entries), cloneLimits(j.Limits), slices.Clone(j.Writes)
 	if j.Intent != nil {
 		i := *j.Intent
 		c.Intent = &i
+	}
+	return c
+}
+
+// cloneLimits is a copy whose leases may be changed.
+func cloneLimits(limits []limit) []limit {
+	c := slices.Clone(limits)
+	for i := range c {
+		c[i].Leases = slices.Clone(c[i].Leases)
 	}
 	return c
 }

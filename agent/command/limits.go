@@ -51,7 +51,7 @@ func (e *Engine) over(l limit, now time.Duration) bool {
 
 // keepLimits ends leases and looks whether the others are still kept.
 func (e *Engine) keepLimits(ctx context.Context) {
-	for _, l := range e.j.clone().Limits {
+	for _, l := range cloneLimits(e.j.Limits) { // they are changed meanwhile
 		if ctx.Err() != nil {
 			return
 		}

@@ -339,7 +339,7 @@ func TestFed(t *testing.T) {
 // TestLeasesProperty: whatever happens, a limit ends when it should, and what was
 // before all of them comes back.
 func TestLeasesProperty(t *testing.T) {
-	for seed := range uint64(1500) {
+	for seed := range uint64(500) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		w := newWorld(t)
 		var log bytes.Buffer

@@ -85,7 +85,7 @@ func TestPowerCut(t *testing.T) {
 // what it does not confirm, and another controller writes.
 func TestOnceProperty(t *testing.T) {
 	seen := map[command.Code]int{}
-	for seed := range uint64(4000) {
+	for seed := range uint64(2000) {
 		c := newChaos(t, seed)
 		c.run()
 		c.check(seen)

@@ -273,6 +273,13 @@ func TestConfigRulesTheNextSlot(t *testing.T) {
 		"upload_interval": {Code: "not_permitted", Text: "the gateway's settings keep it as it is"},
 	}}), slot)
 	next(d.exchange(wire.Request{}), slot)
+	// A device that has lost its configuration goes by its own again.
+	d.set(parameter.Values{"upload_interval": int64(60)})
+	d.exchange(wire.Request{})
+	next(d.acks(wire.ConfigAck{Revision: 3, Accepted: []string{"upload_interval", "night_mode"}}), time.Minute)
+	d.set(parameter.Values{})
+	next(d.acks(wire.ConfigAck{}), slot)
+	next(d.exchange(wire.Request{}), slot)
 }
 
 // A change of a group or of a template reaches every device that it concerns, and
