@@ -381,6 +381,7 @@ func (u *Updater) tell(phase Phase, code Code, text string) error {
 const maxText = boot.MaxWords
 
 func short(text string) string {
+	text = strings.TrimSpace(text) // last words end with a line
 	return strings.ToValidUTF8(text[:min(len(text), maxText)], "")
 }
 

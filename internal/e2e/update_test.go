@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -203,6 +204,10 @@ func TestUpdates(t *testing.T) {
 		f.runs(t, name, 2)
 		stored := f.stored(t, name)
 		eventually(t, name+" goes on", func() bool { return f.stored(t, name) > stored })
+	}
+	a, err := send(t.Context(), f.cloudAddr, http.MethodGet, "/metrics", nil, f.authorization(t))
+	if want := "\necowatt_rollouts{state=\"stopped\"} 3\n"; err != nil || !strings.Contains(string(a.body), want) {
+		t.Errorf("/metrics: %d %v: it lacks %q", a.status, err, want)
 	}
 	f.goesBack(t)
 }
