@@ -108,7 +108,8 @@ func (f *fleet) startRoof(t *testing.T, name string) {
 
 // agentStatus is what is read here of an agent's status.
 type agentStatus struct {
-	PID       int `json:"pid"`
+	PID       int    `json:"pid"`
+	Version   string `json:"version"`
 	Inverters []struct {
 		State string `json:"state"`
 		Error string `json:"error"`

@@ -16,6 +16,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"ecowatt/boot"
+	"ecowatt/internal/disk"
 )
 
 // images are agents as releases have them, each built once.
@@ -79,7 +82,7 @@ func newUpdatable(t *testing.T, n int) *fleet {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.startUpdatable(t, name)
+		f.startUpdatable(t, name, "1s", "15s")
 	}
 	for _, name := range f.roofs {
 		f.runs(t, name, 0)
@@ -89,10 +92,11 @@ func newUpdatable(t *testing.T, n int) *fleet {
 
 func (f *fleet) keys(name string) string { return filepath.Join(f.dir, "keys", name) }
 
-// startUpdatable starts a gateway whose trials are short.
-func (f *fleet) startUpdatable(t *testing.T, name string) {
+// startUpdatable starts a gateway whose images on trial have to do well for as long as
+// stable says, and to be confirmed within limit.
+func (f *fleet) startUpdatable(t *testing.T, name, stable, limit string) {
 	t.Helper()
-	f.launchers[name] = startIn(t, "", []string{"ECOWATT_TRIAL_STABLE=1s", "ECOWATT_TRIAL_TIME=15s"}, filepath.Join(bin, "ecowatt-boot"), "--dir", f.roof(name))
+	f.launchers[name] = startIn(t, "", []string{"ECOWATT_TRIAL_STABLE=" + stable, "ECOWATT_TRIAL_TIME=" + limit}, filepath.Join(bin, "ecowatt-boot"), "--dir", f.roof(name))
 }
 
 // release builds, signs and pushes one, and returns its bundle.
@@ -243,7 +247,8 @@ func withoutTrial(steps []string) []string {
 
 // TestUpdateInterrupted: a file that is damaged in the cloud, and agent, launcher and
 // cloud killed while it is fetched: the gateway runs on, names what is wrong, and
-// ends on the release once the file is whole again.
+// goes on once the file is whole again. All are killed once more while the image is on
+// trial, which goes on with a start less each time, and ends on the release.
 func TestUpdateInterrupted(t *testing.T) {
 	t.Parallel()
 	m, err := buildImages()
@@ -265,16 +270,42 @@ func TestUpdateInterrupted(t *testing.T) {
 		f.cloud.kill(t)
 		f.launchers["roof-1"].kill(t)
 		f.startCloud(t)
-		f.startUpdatable(t, "roof-1")
+		f.startUpdatable(t, "roof-1", "1h", "1h")
 		n := f.stored(t, "roof-1")
 		eventually(t, "samples go up", func() bool { return f.stored(t, "roof-1") > n })
 	}
 	f.runs(t, "roof-1", 0)
 	writeFile(t, file, string(whole))
+	f.killOnTrial(t, "roof-1")
 	f.runs(t, "roof-1", 2)
 	if r := run(t, f.env, "ecowatt", "rollout", "show", f.rolloutOf(t, "9.0.0"), "--watch"); r.code != 0 {
 		t.Errorf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
 	}
+}
+
+// killOnTrial waits for an image that is on trial, which is not confirmed before the
+// launcher is another, and kills the agent, and then launcher and cloud.
+func (f *fleet) killOnTrial(t *testing.T, name string) {
+	t.Helper()
+	onTrial := func(starts int) {
+		t.Helper()
+		var s agentStatus
+		eventuallyFunc(t, func() string { return fmt.Sprintf("%s is on trial with %d starts left: %+v", name, starts, s) }, func() bool {
+			record, err := boot.ReadRecord(disk.OS(f.roof(name)))
+			if err != nil || record.State != boot.Trial || record.Starts != starts {
+				return false
+			}
+			s, _ = f.status(t, name)
+			return strings.HasPrefix(s.Version, "9.")
+		})
+	}
+	onTrial(boot.TrialStarts - 1)
+	f.killRoof(t, name, false)
+	onTrial(boot.TrialStarts - 2)
+	f.cloud.kill(t)
+	f.launchers[name].kill(t)
+	f.startCloud(t)
+	f.startUpdatable(t, name, "1s", "1h")
 }
 
 // artifact is the largest file of the cloud's releases.
