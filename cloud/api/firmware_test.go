@@ -6,10 +6,13 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -184,5 +187,38 @@ func TestPutFirmwareRoot(t *testing.T) {
 	}
 	if r := c.do(http.MethodPut, "/api/v1/firmware/root", c.tokens[access.Administrator], strings.Repeat("x", maxBody+1)); r.status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a body beyond the bound: %d %s", r.status, r.body)
+	}
+}
+
+// deadlines notes until when a connection may be silent.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	read, write []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.read = append(d.read, t)
+	return nil
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.write = append(d.write, t)
+	return nil
+}
+
+// Each piece of a bundle has its time, and the answer has some after the last one.
+func TestPatientReader(t *testing.T) {
+	d, begin := &deadlines{ResponseRecorder: httptest.NewRecorder()}, time.Now()
+	p := &patientReader{r: iotest.OneByteReader(strings.NewReader("abc")), control: http.NewResponseController(d)}
+	if b, err := io.ReadAll(p); string(b) != "abc" || err != nil {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if len(d.read) != 4 || len(d.write) != 4 {
+		t.Fatalf("%d and %d deadlines for 3 pieces and the end", len(d.read), len(d.write))
+	}
+	for i := range d.read {
+		if d.read[i].Before(begin.Add(stallTime)) || d.read[i].After(time.Now().Add(stallTime)) || !d.write[i].After(d.read[i]) {
+			t.Errorf("a piece has until %v, the answer until %v, at %v", d.read[i], d.write[i], begin)
+		}
 	}
 }

@@ -156,6 +156,9 @@ func (a *app) showRollout(ctx context.Context, cloud *client, r api.Rollout, out
 	}
 	if err == nil && out.watch && (r.State != string(rollout.Done) || r.Progress.Failed > 0) {
 		err = fmt.Errorf("rollout %s is %s: %s", r.ID, r.State, progressText(r))
+		if r.State == string(rollout.Stopped) {
+			err = hinted(err, fmt.Sprintf("No other device is told of the release. Go on with it or end it: ecowatt rollout resume %[1]s, ecowatt rollout abort %[1]s", r.ID[:8]))
+		}
 	}
 	return err
 }
