@@ -280,7 +280,7 @@ func TestOneBundleAtATime(t *testing.T) {
 }
 
 // largeBundle is a bundle of a release whose image does not get smaller.
-func largeBundle(tb testing.TB, size int) (bundle []byte, root []byte) {
+func largeBundle(tb testing.TB, size int) (bundle, root []byte) {
 	tb.Helper()
 	image := make([]byte, size)
 	if _, err := rand.Read(image); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"ecowatt/cloud/access"
+	"ecowatt/cloud/audit"
 	"ecowatt/cloud/registry"
 	"ecowatt/cloud/rollout"
 	"ecowatt/cloud/store"
@@ -104,22 +104,48 @@ func TestCreateRollout(t *testing.T) {
 		t.Errorf("%v are skipped", page.Devices)
 	}
 
-	// The device tells of it, also in lists, as long as it is open.
-	wanted := &OpenUpdate{Rollout: got.ID, State: "running", Version: "1.4.0", Release: 12, Phase: "waiting", Since: c.now}
-	if diff := cmp.Diff(wanted, decode[Device](t, c.get("/api/v1/devices/roof-1").body).Update); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	for _, d := range decode[DeviceList](t, c.get("/api/v1/devices").body).Devices {
-		if open := slices.Contains([]string{"roof-1", "roof-2", "roof-3", "roof-5"}, d.ID); (d.Update != nil) != open {
-			t.Errorf("%s has the update %+v", d.ID, d.Update)
-		}
-	}
-
 	// A device has one thing to do; the defaults are those of the documentation.
 	other := decode[Rollout](t, c.post("", `{"release":"`+r.ID.String()+`","target":{"hardware":["gw-1"]}}`).body)
 	rules := RolloutRules{Target: RolloutTarget{Hardware: []string{"gw-1"}}, SoakS: 1800, DeadlineS: 86400, MaxFailed: 2, MinSample: 10}
 	if diff := cmp.Diff(rules, other.RolloutRules); diff != "" || len(other.Stages) != 3 || other.Progress.Devices != 1 || other.Progress.Skipped != 6 {
 		t.Errorf("%+v (-want +got):\n%s", other.Progress, diff)
+	}
+}
+
+// A device tells of what a rollout wants of it, also in lists, as long as that is
+// open.
+func TestDevicesTellOfTheirUpdates(t *testing.T) {
+	c := newCloud(t)
+	c.running()
+	r := c.release()
+	c.runs("north", 11, 12)
+	got := decode[Rollout](t, c.post("", `{"release":"`+r.ID.String()+`"}`).body)
+	wanted := &OpenUpdate{Rollout: got.ID, State: "running", Version: "1.4.0", Release: 12, Phase: "waiting", Since: c.now}
+	if diff := cmp.Diff(wanted, decode[Device](t, c.get("/api/v1/devices/roof-1").body).Update); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, d := range decode[DeviceList](t, c.get("/api/v1/devices").body).Devices {
+		if open := d.ID == "roof-1"; (d.Update != nil) != open {
+			t.Errorf("%s has the update %+v", d.ID, d.Update)
+		}
+	}
+
+	// One that the cloud has given up is open no more, though the device may still say
+	// something of it.
+	c.commit(func(tx *store.Tx) error {
+		u, _, err := tx.Update(1)
+		if err != nil {
+			return err
+		}
+		u, _ = u.Begun(rollout.Candidate{}, c.now)
+		u, lapsed := u.Lapsed(c.now.Add(25 * time.Hour))
+		if !lapsed || !u.Watched() {
+			t.Errorf("%s, watched: %v", u.Phase, u.Watched())
+		}
+		return tx.MoveUpdate(1, u, audit.Actor{Kind: audit.System, Name: "rollouts"}, c.now)
+	})
+	if u := decode[Device](t, c.get("/api/v1/devices/roof-1").body).Update; u != nil {
+		t.Errorf("the device has the update %+v", u)
 	}
 }
 

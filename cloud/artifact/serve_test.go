@@ -1,7 +1,6 @@
 package artifact
 
 import (
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -26,7 +25,7 @@ func newServer(t *testing.T, contents ...string) *Server {
 	return NewServer(f, slog.New(slog.DiscardHandler))
 }
 
-func (s *Server) ask(t *testing.T, method, path string, header ...string) *http.Response {
+func (s *Server) ask(t *testing.T, method, path string, header ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody)
 	for i := 0; i < len(header); i += 2 {
@@ -34,7 +33,7 @@ func (s *Server) ask(t *testing.T, method, path string, header ...string) *http.
 	}
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
-	return w.Result()
+	return w
 }
 
 func TestServe(t *testing.T) {
@@ -68,18 +67,18 @@ func TestServe(t *testing.T) {
 				x.method = http.MethodGet
 			}
 			r := s.ask(t, x.method, x.path, x.header...)
-			body, err := io.ReadAll(r.Body)
-			if err != nil || r.StatusCode != x.status || string(body) != x.body || r.Header.Get("Content-Range") != x.sent {
-				t.Errorf("%d %q %q, %v", r.StatusCode, body, r.Header.Get("Content-Range"), err)
+			body := r.Body.String()
+			if r.Code != x.status || body != x.body || r.Header().Get("Content-Range") != x.sent {
+				t.Errorf("%d %q %q", r.Code, body, r.Header().Get("Content-Range"))
 			}
 			found := x.status < 400
-			if got := r.Header.Get("Etag"); (got == tag) != found && x.status != 416 {
+			if got := r.Header().Get("Etag"); (got == tag) != found && x.status != 416 {
 				t.Errorf("ETag %q", got)
 			}
-			if got := r.Header.Get("Cache-Control"); strings.Contains(got, "immutable") != found || !found && x.status != 416 && got != "no-store" {
+			if got := r.Header().Get("Cache-Control"); strings.Contains(got, "immutable") != found || !found && x.status != 416 && got != "no-store" {
 				t.Errorf("Cache-Control %q of a %d", got, x.status)
 			}
-			if got := r.Header.Get("X-Content-Type-Options"); got != "nosniff" {
+			if got := r.Header().Get("X-Content-Type-Options"); got != "nosniff" {
 				t.Errorf("X-Content-Type-Options %q", got)
 			}
 		})
@@ -95,16 +94,16 @@ func TestMostAtATime(t *testing.T) {
 		s.places <- struct{}{}
 	}
 	r := s.ask(t, http.MethodGet, path)
-	if r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") != "10" || r.Header.Get("Cache-Control") != "no-store" {
-		t.Errorf("%d, %v", r.StatusCode, r.Header)
+	if r.Code != http.StatusServiceUnavailable || r.Header().Get("Retry-After") != "10" || r.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("%d, %v", r.Code, r.Header())
 	}
 	if got, want := s.Counts(), (Counts{Refused: 1, Readers: MaxServed}); got != want {
 		t.Errorf("counted %+v, want %+v", got, want)
 	}
 	<-s.places
 	for range 3 { // each gives its place back
-		if r := s.ask(t, http.MethodGet, path); r.StatusCode != http.StatusOK {
-			t.Errorf("%d with a place left", r.StatusCode)
+		if r := s.ask(t, http.MethodGet, path); r.Code != http.StatusOK {
+			t.Errorf("%d with a place left", r.Code)
 		}
 	}
 	if got, want := s.Counts(), (Counts{Bytes: 3 * 3, Refused: 1, Readers: MaxServed - 1}); got != want {
