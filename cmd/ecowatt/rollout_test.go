@@ -112,7 +112,7 @@ func TestRollout(t *testing.T) {
 	}()
 	watched := o.run(1, "rollout", "show", r.ID, "--watch")
 	<-gone
-	watched.talk(`running: `, `stage 1 of 2 begins: 2 devices$`, fmt.Sprintf(`roof-%d  rolled_back \(exited\): exit status 1$`, first), `stopped: `, `rollout `+r.ID+` is stopped: 0 of 3 devices healthy, 1 failed, `,
+	watched.talk(`stage 1 of 2 begins: 2 devices$`, fmt.Sprintf(`roof-%d  rolled_back \(exited\): exit status 1$`, first), `stopped: `, `rollout `+r.ID+` is stopped: 0 of 3 devices healthy, 1 failed, `,
 		`ecowatt rollout resume `+r.ID[:8]+`, ecowatt rollout abort `+r.ID[:8]+`$`)
 	watched.out(`^stopped since `, `^ +1  2 +2 +0 +1  since 20`, `^ +2  100% from 2090-01-01 00:00:00 +1 +0 +0  to come$`, fmt.Sprintf(`^roof-%d +1  rolled_back +20.* exited: exit status 1$`, first))
 	o.run(0, "rollout", "show", r.ID, "--phase", "rolled_back").out(fmt.Sprintf(`^roof-%d `, first))
