@@ -23,7 +23,7 @@ func TestLimitsEnd(t *testing.T) {
 	}
 	// A stricter one of two is in force, and the other one comes after it.
 	ids := map[string]string{}
-	if o := f.ended(t, "limit", runs, "70", "--for", "16s"); o.State != "succeeded" {
+	if o := f.ended(t, "limit", runs, "70", "--for", "30s"); o.State != "succeeded" {
 		t.Fatal(o)
 	}
 	for name, percent := range map[string]string{runs: "30", off: "31", restarted: "32"} {
