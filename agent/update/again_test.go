@@ -84,6 +84,19 @@ func TestRefusedAgain(t *testing.T) {
 	g.wantTold("refused no_space", "offered", "downloading 0/20", "downloading 1/20", "refused no_space", "downloading 2/20")
 }
 
+// One that was taken back, and is made anew, is refused anew, also after a restart.
+func TestRefusedOfANewRollout(t *testing.T) {
+	g, r := large(t)
+	g.free = 1 << 20
+	for range 2 {
+		u := g.agent()
+		g.slot(u, r.offer(t), 0)
+		g.slot(u, r.offer(t), 0)
+		g.agent().Deliver(nil, true, 0)
+	}
+	g.wantTold("refused no_space", "refused no_space")
+}
+
 // An image that is confirmed, and later cannot be started any more, is told of, with
 // the reason; it is fetched once more.
 func TestConfirmedImageIsDamaged(t *testing.T) {

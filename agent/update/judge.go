@@ -248,6 +248,15 @@ func (u *Updater) refuse(o Offer, why error) {
 	_ = u.save() // it is logged; at worst it is told again
 }
 
+// forgetRefusal lets a refusal be told again: whoever takes an offer back and makes it
+// anew has not heard it for that one.
+func (u *Updater) forgetRefusal() {
+	if u.state.Refused != nil {
+		u.state.Refused = nil
+		_ = u.save() // it is logged; at worst it is not told again
+	}
+}
+
 // codeOf is the code of what is wrong with an offer.
 func codeOf(err error) Code {
 	for _, x := range []struct {

@@ -207,7 +207,8 @@ func (u *Updater) image() *boot.Image {
 
 // Deliver takes what an answer of the cloud says about updates; nil is nothing. An
 // answer that begins a slot opens a new budget of bytes (0 for none), and withdraws
-// an offer that it does not repeat. What was fetched is kept.
+// an offer that it does not repeat: what was fetched is kept, and a refusal is told
+// again should the offer come again.
 func (u *Updater) Deliver(o *Offer, slot bool, budget uint64) {
 	if slot {
 		u.left, u.capped, u.over = budget, budget > 0, false
@@ -216,6 +217,7 @@ func (u *Updater) Deliver(o *Offer, slot bool, budget uint64) {
 	if o == nil {
 		if slot {
 			u.now = nil
+			u.forgetRefusal()
 		}
 		return
 	}

@@ -51,8 +51,7 @@ func (u *unit) reserveCommands(room int) int {
 
 // deliver puts the commands that stand into the answer, in their order and as far
 // as there is room, and takes note of those that are sent for the first time.
-// That marks none as done.
-// The result is the room that is left.
+// That marks none as done. The result is the room that is left.
 func (u *unit) deliver(tx Tx, room int) (left int, err error) {
 	device := u.claim.Session.Device
 	standing, err := tx.StandingCommands(device, u.claim.At)

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -219,12 +218,7 @@ func smaller(base, target []byte) (firmware.Source, error) {
 }
 
 func readImage(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := readAtMost(f, name, firmware.MaxImage)
+	data, err := readFile(name, firmware.MaxImage)
 	if err == nil && len(data) == 0 {
 		err = fmt.Errorf("%s is empty", name)
 	}

@@ -233,7 +233,7 @@ as if it ran --floor. Both are kept by the roots that follow, until they are cha
 
 // readRoot reads the file of a root of trust that is signed by its own keys.
 func readRoot(file string) (firmware.Root, error) {
-	data, err := readEnvelope(file)
+	data, err := readFile(file, firmware.MaxEnvelope)
 	if err != nil {
 		return firmware.Root{}, err
 	}
@@ -242,15 +242,6 @@ func readRoot(file string) (firmware.Root, error) {
 		return r, fmt.Errorf("%s: %w", file, err)
 	}
 	return r, nil
-}
-
-func readEnvelope(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, file, firmware.MaxEnvelope)
 }
 
 // next is the root that follows.
@@ -357,7 +348,7 @@ are told of it before the next release. No key is sent. For administrators.`,
 	}
 	token, asJSON := tokenFlag(c), jsonFlag(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		data, err := readEnvelope(args[0])
+		data, err := readFile(args[0], firmware.MaxEnvelope)
 		if err != nil {
 			return err
 		}

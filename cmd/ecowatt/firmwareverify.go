@@ -150,7 +150,7 @@ func walk(files []string) (root firmware.Root, err error) {
 			}
 			continue
 		}
-		data, err := readEnvelope(file)
+		data, err := readFile(file, firmware.MaxEnvelope)
 		if err != nil {
 			return root, err
 		}
@@ -185,7 +185,7 @@ func (q verification) fits(m firmware.Manifest, root firmware.Root) (err error) 
 	t.Protocol, t.SlotSize, t.Now = wire.Version, firmware.MaxImage, time.Now().Unix()
 	var downgrades []firmware.Downgrade
 	for _, file := range q.downgrades {
-		data, err := readEnvelope(file)
+		data, err := readFile(file, firmware.MaxEnvelope)
 		if err != nil {
 			return err
 		}

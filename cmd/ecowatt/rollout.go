@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -252,22 +253,9 @@ func progressText(r api.Rollout) string {
 		}
 	}
 	if r.State == string(rollout.Running) && p.LeftS != nil && p.PerHour > 0 {
-		parts = append(parts, fmt.Sprintf("%.0f an hour, %s left", p.PerHour, spanText(*p.LeftS)))
+		parts = append(parts, fmt.Sprintf("%.0f an hour, %s left", p.PerHour, spanText(time.Duration(*p.LeftS)*time.Second)))
 	}
 	return strings.Join(parts, ", ")
-}
-
-// spanText is a number of seconds for people.
-func spanText(s int64) string {
-	switch {
-	case s < 120:
-		return fmt.Sprintf("%d s", s)
-	case s < 2*3600:
-		return fmt.Sprintf("%d min", s/60)
-	case s < 48*3600:
-		return fmt.Sprintf("%d h", s/3600)
-	}
-	return fmt.Sprintf("%d d", s/86400)
 }
 
 // instructRollout posts what an operator wants of a rollout, and prints what it has

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -105,14 +107,8 @@ func TestRollout(t *testing.T) {
 			}
 		}
 	}
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		o.goesBack(first)
-	}()
-	watched := o.run(1, "rollout", "show", r.ID, "--watch")
-	<-gone
-	watched.talk(`stage 1 of 2 begins: 2 devices$`, fmt.Sprintf(`roof-%d  rolled_back \(exited\): exit status 1$`, first), `stopped: `, `rollout `+r.ID+` is stopped: 0 of 3 devices healthy, 1 failed, `,
+	watched := o.watching("stage 1 of 2 begins", func() { o.goesBack(first) }, "rollout", "show", r.ID, "--watch")
+	watched.talk(`running: `, `stage 1 of 2 begins: 2 devices$`, fmt.Sprintf(`roof-%d  rolled_back \(exited\): exit status 1$`, first), `stopped: `, `rollout `+r.ID+` is stopped: 0 of 3 devices healthy, 1 failed, `,
 		`ecowatt rollout resume `+r.ID[:8]+`, ecowatt rollout abort `+r.ID[:8]+`$`)
 	watched.out(`^stopped since `, `^ +1  2 +2 +0 +1  since 20`, `^ +2  100% from 2090-01-01 00:00:00 +1 +0 +0  to come$`, fmt.Sprintf(`^roof-%d +1  rolled_back +20.* exited: exit status 1$`, first))
 	o.run(0, "rollout", "show", r.ID, "--phase", "rolled_back").out(fmt.Sprintf(`^roof-%d `, first))
@@ -122,6 +118,34 @@ func TestRollout(t *testing.T) {
 	if devices := o.rolloutDevices(r.ID); len(devices) != 3 {
 		t.Errorf("%d devices", len(devices))
 	}
+}
+
+// watching runs the program, which is to fail, and does something once it has said
+// this.
+func (o *operator) watching(until string, do func(), args ...string) said {
+	o.t.Helper()
+	var stdout bytes.Buffer
+	c := o.command(args...)
+	c.Stdout = &stdout
+	talk, err := c.StderrPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	var stderr strings.Builder
+	for lines := bufio.NewScanner(talk); lines.Scan(); {
+		stderr.WriteString(lines.Text() + "\n")
+		if strings.Contains(lines.Text(), until) {
+			do()
+		}
+	}
+	_ = c.Wait() // the exit code tells
+	if got := c.ProcessState.ExitCode(); got != 1 {
+		o.t.Errorf("exit code %d, want 1\n%s", got, stderr.String())
+	}
+	return said{t: o.t, command: strings.Join(args, " "), stdout: stdout.String(), stderr: stderr.String()}
 }
 
 // rolloutDevices is what has become of a rollout on each device.
@@ -140,9 +164,9 @@ func TestProgressText(t *testing.T) {
 	if got, want := progressText(r), "3 of 9 devices healthy, 1 failed, 2 under way, 3 waiting, 4 skipped, 3 an hour, 90 min left"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	for s, want := range map[int64]string{5: "5 s", 600: "10 min", 7200: "2 h", 10 * 86400: "10 d"} {
-		if got := spanText(s); got != want {
-			t.Errorf("%d: %s, want %s", s, got, want)
+	for d, want := range map[time.Duration]string{5 * time.Second: "5 s", 10 * time.Minute: "10 min", 2 * time.Hour: "2 h", 240 * time.Hour: "10 d"} {
+		if got := spanText(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
 	if strings.Contains(progressText(api.Rollout{State: "done", Progress: r.Progress}), "left") {

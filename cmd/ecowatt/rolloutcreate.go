@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -103,7 +102,7 @@ func (n newRollout) body() (b api.NewRollout, err error) {
 		b.Stages = append(b.Stages, s)
 	}
 	for _, name := range n.downgrades {
-		signed, err := readStatement(name)
+		signed, err := readFile(name, maxStatement)
 		if err != nil {
 			return b, err
 		}
@@ -131,13 +130,4 @@ func parseStage(text string) (s api.StageSize, err error) {
 		return s, usagef("--stage: %q is neither a number of devices nor a share; write 5 or 10%%", size)
 	}
 	return s, nil
-}
-
-func readStatement(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, name, maxStatement)
 }

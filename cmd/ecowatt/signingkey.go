@@ -106,6 +106,16 @@ func readClosed(name, what string, most int64) ([]byte, error) {
 	return readAtMost(f, name, most)
 }
 
+// readFile reads a file that is not longer than most.
+func readFile(name string, most int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAtMost(f, name, most)
+}
+
 func readAtMost(r io.Reader, name string, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {

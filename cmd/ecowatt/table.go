@@ -76,10 +76,12 @@ func orMissing(text string) string {
 	return text
 }
 
-// age says how long ago t was, in the largest unit of which there are two at
-// least: "12 s", "3 min", "26 h", "5 d". A time ahead of now is "0 s".
-func age(t, now time.Time) string {
-	d := max(now.Sub(t), 0)
+// age says how long ago t was. A time ahead of now is "0 s".
+func age(t, now time.Time) string { return spanText(max(now.Sub(t), 0)) }
+
+// spanText says how long d is, in the largest unit of which there are two at least:
+// "12 s", "3 min", "26 h", "5 d".
+func spanText(d time.Duration) string {
 	switch {
 	case d < 2*time.Minute:
 		return fmt.Sprintf("%d s", d/time.Second)

@@ -123,7 +123,7 @@ func (f *fleet) slowWrites(t *testing.T) {
 }
 
 // effectless are the codes that say that nothing was written.
-var effectless = regexp.MustCompile(`^(interrupted|inverter_away|unchanged|too_late|undelivered|out_of_order|refused)$`)
+var effectless = regexp.MustCompile(`^(inverter_away|unchanged|too_late|undelivered|out_of_order|refused)$`)
 
 // possible reports whether a command that ended so can have written so often. A
 // simulator that is killed forgets what was written, which is forgotten times of it;
@@ -134,8 +134,10 @@ func possible(o order, times, forgotten int) bool {
 		return false
 	case o.Code == "done":
 		return times == 1
-	case effectless.MatchString(o.Code):
+	case o.Code == "interrupted":
 		return times == forgotten
+	case effectless.MatchString(o.Code):
+		return times == 0
 	}
 	return o.Code == "not_taken" || o.Code == "overwritten" || o.Code == "unknown_outcome"
 }
