@@ -85,7 +85,13 @@ func (f *fleet) roof(name string) string { return filepath.Join(f.dir, name) }
 // addRoof enrols one more gateway, with an agent in slot a, and starts nothing.
 func (f *fleet) addRoof(t *testing.T, name string, unit int) {
 	t.Helper()
-	must(t, nil, "ecowatt-agent", "enroll", f.enrolment(t, name), "--dir", f.roof(name))
+	f.installRoof(t, name, unit, f.enrolment(t, name))
+}
+
+// installRoof makes a gateway of an enrolment file.
+func (f *fleet) installRoof(t *testing.T, name string, unit int, enrolment string) {
+	t.Helper()
+	must(t, nil, "ecowatt-agent", "enroll", enrolment, "--dir", f.roof(name))
 	text := fmt.Sprintf(settings, f.cloudAddr, f.simAddr, unit)
 	if f.control != "" {
 		text = f.controlled(t, name, text)

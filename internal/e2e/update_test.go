@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -69,19 +70,12 @@ func newUpdatable(t *testing.T, n int) *fleet {
 	f := &fleet{}
 	f.startServers(t, n)
 	writeFile(t, filepath.Join(f.dir, "phrase"), "no sun today\n")
-	must(t, nil, "ecowatt", "firmware", "root", "init", "--dir", f.keys(""), "--passphrase-file", filepath.Join(f.dir, "phrase"), "--root-keys", "1", "--root-threshold", "1")
+	f.newRoot(t, f.keys(""))
 	must(t, f.env, "ecowatt", "firmware", "root", "push", f.keys("firmware-root.1"))
 	for i := range n {
 		name := fmt.Sprintf("roof-%d", i+1)
 		f.addRoof(t, name, 17+i)
-		file, err := os.OpenFile(filepath.Join(f.roof(name), "agent.yaml"), os.O_APPEND|os.O_WRONLY, 0)
-		if err == nil {
-			_, err = file.WriteString("hardware: gw-1\n")
-			err = errors.Join(err, file.Close())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		f.board(t, name, "gw-1")
 		f.startUpdatable(t, name, "1s", "15s")
 	}
 	for _, name := range f.roofs {
@@ -90,7 +84,28 @@ func newUpdatable(t *testing.T, n int) *fleet {
 	return f
 }
 
+// newRoot makes a root of trust, with one root key and one release key.
+func (f *fleet) newRoot(t *testing.T, folder string) {
+	t.Helper()
+	must(t, nil, "ecowatt", "firmware", "root", "init", "--dir", folder, f.phrase(), "--root-keys", "1", "--root-threshold", "1")
+}
+
 func (f *fleet) keys(name string) string { return filepath.Join(f.dir, "keys", name) }
+
+// phrase is the flag for the passphrase of all keys.
+func (f *fleet) phrase() string { return "--passphrase-file=" + filepath.Join(f.dir, "phrase") }
+
+// board lets a gateway be of a board revision from its next start on.
+func (f *fleet) board(t *testing.T, name, revision string) {
+	t.Helper()
+	file := filepath.Join(f.roof(name), "agent.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _, _ := strings.Cut(string(text), "hardware:")
+	writeFile(t, file, before+"hardware: "+revision+"\n")
+}
 
 // startUpdatable starts a gateway whose images on trial have to do well for as long as
 // stable says, and to be confirmed within limit.
@@ -99,14 +114,19 @@ func (f *fleet) startUpdatable(t *testing.T, name, stable, limit string) {
 	f.launchers[name] = startIn(t, "", []string{"ECOWATT_TRIAL_STABLE=" + stable, "ECOWATT_TRIAL_TIME=" + limit}, filepath.Join(bin, "ecowatt-boot"), "--dir", f.roof(name))
 }
 
-// release builds, signs and pushes one, and returns its bundle.
-func (f *fleet) release(t *testing.T, image, version string, number int, flags ...string) string {
+// release builds, signs and pushes one.
+func (f *fleet) release(t *testing.T, image, version string, number int, flags ...string) {
+	t.Helper()
+	f.releaseBy(t, "release-1", image, version, number, flags...)
+}
+
+// releaseBy is release with the key that signs.
+func (f *fleet) releaseBy(t *testing.T, key, image, version string, number int, flags ...string) {
 	t.Helper()
 	bundle := filepath.Join(f.dir, version+".ewfw")
 	must(t, nil, "ecowatt", slices.Concat([]string{"firmware", "build", image, "--version", version, "--release", fmt.Sprint(number), "--out", bundle}, flags)...)
-	must(t, nil, "ecowatt", "firmware", "sign", bundle, "--key", f.keys("release-1.key"), "--passphrase-file", filepath.Join(f.dir, "phrase"))
+	must(t, nil, "ecowatt", "firmware", "sign", bundle, "--key", f.keys(key+".key"), f.phrase())
 	must(t, f.env, "ecowatt", "firmware", "push", bundle)
-	return bundle
 }
 
 // runs waits until the cloud knows that a device runs a release for good.
@@ -225,7 +245,7 @@ func (f *fleet) goesBack(t *testing.T) {
 		t.Errorf("back without a statement: exit code %d: %s", r.code, r.stderr)
 	}
 	statement := filepath.Join(f.dir, "back")
-	must(t, nil, "ecowatt", "firmware", "downgrade", "--from", "2", "--to", "1", "--device", "roof-1", "--out", statement, "--key", f.keys("release-1.key"), "--passphrase-file", filepath.Join(f.dir, "phrase"))
+	must(t, nil, "ecowatt", "firmware", "downgrade", "--from", "2", "--to", "1", "--device", "roof-1", "--out", statement, "--key", f.keys("release-1.key"), f.phrase())
 	must(t, f.env, "ecowatt", "rollout", "create", "first", "--device", "roof-1", "--downgrade", statement, "--soak", "1s", "--watch")
 	f.runs(t, "roof-1", 1)
 }
@@ -243,6 +263,82 @@ func (f *fleet) rolloutOf(t *testing.T, version string) string {
 // does not say so.
 func withoutTrial(steps []string) []string {
 	return slices.DeleteFunc(slices.Clone(steps), func(s string) bool { return s == "trial" })
+}
+
+// TestUpdatesRefused: gateways refuse what is not signed for them, and what is not for
+// their board, though the cloud offers it; a later rollout of the same is refused, too.
+// What a key has signed that a later root of trust names they take, for the root comes
+// with the offer.
+func TestUpdatesRefused(t *testing.T) {
+	t.Parallel()
+	m, err := buildImages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newUpdatable(t, 2)
+	f.foreignRoof(t, "roof-3", 18)
+	f.release(t, m.good, "9.0.0", 2, "--hardware", "gw-1")
+	rollOut := func(version string, roofs ...string) result {
+		t.Helper()
+		args := []string{"rollout", "create", version, "--stage", "100%", "--max-failed", "100%", "--soak", "1s", "--watch"}
+		for _, name := range roofs {
+			args = append(args, "--device", name)
+		}
+		return run(t, f.env, "ecowatt", args...)
+	}
+
+	// The board is another one than the cloud has heard of.
+	f.launchers["roof-1"].stop(t)
+	f.board(t, "roof-1", "gw-2")
+	watched := make(chan result, 1)
+	go func() { watched <- rollOut("9.0.0", "roof-1", "roof-3") }()
+	eventually(t, "the update of roof-1 is due", func() bool {
+		steps, _ := f.steps(t, "roof-1", 0)
+		return slices.Contains(steps, "due")
+	})
+	f.startUpdatable(t, "roof-1", "1s", "15s")
+	r := <-watched
+	wantLines(t, r.stdout, `^roof-1 +1  failed .* FW_WRONG_HARDWARE: `, 1)
+	wantLines(t, r.stdout, `^roof-3 +1  failed .* FW_BAD_SIGNATURE: `, 1)
+	for name, code := range map[string]string{"roof-1": "FW_WRONG_HARDWARE", "roof-3": "FW_BAD_SIGNATURE"} {
+		wantLines(t, must(t, f.env, "ecowatt", "log", "--security", "--device", name, "--last", "0"), `update\.failed .* reason=`+code, 1)
+		f.runs(t, name, 0)
+	}
+	if again := rollOut("9.0.0", "roof-3"); r.code != 1 || again.code != 1 || !strings.Contains(again.stdout, "FW_BAD_SIGNATURE: ") {
+		t.Errorf("exit codes %d, and once more %d: %s", r.code, again.code, again.stdout)
+	}
+
+	// The key is one of a root of trust that came after the device.
+	must(t, nil, "ecowatt", "firmware", "keygen", f.keys("release-2"), f.phrase())
+	must(t, nil, "ecowatt", "firmware", "root", "rotate", f.keys("firmware-root.1"), "--add-release", f.keys("release-2.pub"), "--key", f.keys("root-1.key"), f.phrase())
+	must(t, f.env, "ecowatt", "firmware", "root", "push", f.keys("firmware-root.2"))
+	f.releaseBy(t, "release-2", m.good, "9.0.1", 3, "--hardware", "gw-1")
+	if r := rollOut("9.0.1", "roof-2"); r.code != 0 {
+		t.Errorf("exit code %d: %s%s", r.code, r.stdout, r.stderr)
+	}
+	f.runs(t, "roof-2", 3)
+}
+
+// foreignRoof is a gateway that trusts keys of somebody else.
+func (f *fleet) foreignRoof(t *testing.T, name string, unit int) {
+	t.Helper()
+	foreign := filepath.Join(f.dir, "foreign")
+	f.newRoot(t, foreign)
+	root, err := os.ReadFile(filepath.Join(foreign, "firmware-root.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := f.enrolment(t, name)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := fmt.Appendf(nil, `"firmware_root":"%s"`, base64.StdEncoding.EncodeToString(root))
+	writeFile(t, file, string(regexp.MustCompile(`"firmware_root": *"[^"]+"`).ReplaceAllLiteral(text, theirs)))
+	f.installRoof(t, name, unit, file)
+	f.board(t, name, "gw-1")
+	f.startUpdatable(t, name, "1s", "15s")
+	f.runs(t, name, 0)
 }
 
 // TestUpdateInterrupted: a file that is damaged in the cloud, and agent, launcher and
