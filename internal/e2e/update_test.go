@@ -168,6 +168,8 @@ func (f *fleet) steps(t *testing.T, name string, from int) (steps []string, n in
 // TestUpdates: releases reach real gateways through a rollout. A good one stays, and
 // each that is bad in its own way is given up by the gateway itself, stops its
 // rollout, and leaves a gateway that goes on with what it ran.
+//
+// Attacks: F5, F16
 func TestUpdates(t *testing.T) {
 	t.Parallel()
 	m, err := buildImages()
@@ -269,6 +271,8 @@ func withoutTrial(steps []string) []string {
 // their board, though the cloud offers it; a later rollout of the same is refused, too.
 // What a key has signed that a later root of trust names they take, for the root comes
 // with the offer.
+//
+// Attacks: F1, F4
 func TestUpdatesRefused(t *testing.T) {
 	t.Parallel()
 	m, err := buildImages()
@@ -345,6 +349,8 @@ func (f *fleet) foreignRoof(t *testing.T, name string, unit int) {
 // cloud killed while it is fetched: the gateway runs on, names what is wrong, and
 // goes on once the file is whole again. All are killed once more while the image is on
 // trial, which goes on with a start less each time, and ends on the release.
+//
+// Attacks: F7, F10
 func TestUpdateInterrupted(t *testing.T) {
 	t.Parallel()
 	m, err := buildImages()
